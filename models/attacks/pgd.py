@@ -1,0 +1,41 @@
+"""Projected gradient descent on the cross-entropy, Linf and L2 (Madry et al. 2018, §2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+from models.attacks.iterative import search
+from models.attacks.noise import Noise
+from models.attacks.objectives import cross_entropy
+from models.attacks.spec import ATTACKS, Attack, IterativeParams
+
+
+class PGDParams(IterativeParams):
+    """PGD; the defaults are PGD-20 at 8/255 with steps of 2/255."""
+
+    name: Literal["pgd"] = "pgd"
+
+
+def run(
+    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, params: PGDParams, *, noise: Noise
+) -> Tensor:
+    """See :class:`models.attacks.spec.Attack`."""
+    return search(model, images, labels, loss=cross_entropy, params=params, noise=noise)
+
+
+ATTACKS.add(
+    "pgd",
+    Attack(
+        name="pgd",
+        title="PGD",
+        params=PGDParams,
+        run=run,
+        source="Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, "
+        "arXiv:1706.06083",
+        formula="x' ← Π_B(x, ε)(x' + α·sign ∇ CE(h(x'), y)); L2: α·∇/‖∇‖₂; any iterate that is misclassified counts",
+        stronger_than=("fgsm",),
+    ),
+)

@@ -1,0 +1,128 @@
+"""Data sets by name, and uploaded ones: checking them, and reading them with a cache of the decoded pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from models.data.archive import UploadLimits, open_archive
+from models.data.folder import read_folder
+from models.data.images import Dataset, ImageSet, Progress
+from models.data.npz import is_npz, read_npz
+from models.data.spec import DATASETS
+from models.data.split import Upload, collect, measure
+
+logger = logging.getLogger(__name__)
+CACHE_FOLDER = "decoded"
+
+
+@dataclass(frozen=True)
+class UploadSummary:
+    """What an upload holds. ``mean`` and ``std`` are the training split's, a channel, pixels in [0, 1]."""
+
+    format: Literal["zip", "npz"]
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    train_size: int
+    test_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+
+
+def check_upload(path: Path, *, limits: UploadLimits | None = None) -> UploadSummary:
+    """Look at every byte of an upload: each image is decoded once, none is kept, nothing is written to disk.
+
+    Raises :class:`DataError` with one line on what is wrong and what would be accepted.
+    """
+    with _opened(path, limits or UploadLimits()) as upload:
+        measured = measure(upload)
+        return UploadSummary(
+            format="npz" if upload.format == "npz" else "zip",
+            classes=upload.classes,
+            image_shape=measured.image_shape,
+            train_size=len(upload.train.labels),
+            test_size=len(upload.test.labels),
+            mean=measured.mean,
+            std=measured.std,
+            sha256=file_hash(path),
+        )
+
+
+def load(
+    name: str,
+    *,
+    root: Path,
+    upload: Path | None = None,
+    progress: Progress | None = None,
+    limits: UploadLimits | None = None,
+) -> Dataset:
+    """The data set called ``name``: from the file ``upload`` if one is given, else a registered one.
+
+    ``root`` keeps downloads and the decoded pixels of uploads, the latter by the upload's SHA-256. Raises
+    :class:`DataError`, and :class:`models.registry.UnknownNameError` for a name that is not registered.
+    """
+    if upload is None:
+        return DATASETS[name].load(root, progress)
+    sha256 = file_hash(upload)
+    cache = root / CACHE_FOLDER / f"{sha256}.npz"
+    if cache.is_file():
+        try:
+            return _read_cache(cache, name, sha256=sha256)
+        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError) as error:
+            logger.warning("the decoded pixels in %s are damaged (%s); decoding again", cache.name, error)
+    with _opened(upload, limits or UploadLimits()) as opened:
+        dataset = collect(opened, name, sha256=sha256, progress=progress)
+    _write_cache(cache, dataset)
+    return dataset
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path, limits: UploadLimits) -> Iterator[Upload]:
+    with open_archive(path, limits) as archive:
+        yield read_npz(archive, limits) if is_npz(archive) else read_folder(archive, limits)
+
+
+def _write_cache(cache: Path, dataset: Dataset) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                x_train=dataset.train.images.numpy(),
+                y_train=dataset.train.labels.numpy(),
+                x_test=dataset.test.images.numpy(),
+                y_test=dataset.test.labels.numpy(),
+                classes=np.array(dataset.classes),
+            )
+        temporary.replace(cache)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_cache(cache: Path, name: str, *, sha256: str) -> Dataset:
+    with np.load(cache, allow_pickle=False) as arrays:
+        classes = tuple(arrays["classes"].tolist())
+
+        def split(part: str) -> ImageSet:
+            return ImageSet(torch.from_numpy(arrays[f"x_{part}"]), torch.from_numpy(arrays[f"y_{part}"]), classes)
+
+        return Dataset(name, split("train"), split("test"), sha256=sha256)

@@ -1,0 +1,172 @@
+"""What ``POST /evaluate`` may ask for."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from models.attacks.spec import ATTACKS, AttackParams, BoundedParams, pixel_schema
+from models.specs import EvaluationData, ModelRef, Pixels, Seed, Spec
+
+_CW_BY_NORM = {"linf": "cw-linf", "l2": "cw-l2"}
+
+
+def parse_attack(value: Any) -> AttackParams:
+    """The validated parameters of the registered attack that ``value["name"]`` names.
+
+    ``{"name": "cw", "norm": "l2" | "linf", ...}`` is CW-L2 or CW-Linf; CW without a norm is refused, since the two
+    measure different things. Raises ValidationError; its locations are those of the client's JSON (``("eps",)``, no
+    discriminator tag), to which pydantic prepends where the attack stands (``("attacks", 0, "eps")``).
+    """
+    if isinstance(value, AttackParams):
+        return value
+    if not isinstance(value, dict):
+        raise refusal((), value, 'give an object such as {"name": "pgd", "eps": "8/255"}')
+    name, norm = value.get("name"), value.get("norm")
+    if name == "cw":
+        if not isinstance(norm, str) or norm not in _CW_BY_NORM:
+            raise refusal(("norm",), norm, 'cw needs its norm: "linf" (cw-linf) or "l2" (cw-l2)')
+        name = _CW_BY_NORM[norm]
+    if not isinstance(name, str) or name not in ATTACKS:
+        raise refusal(("name",), name, f"{_shown(name)} is not an attack; known: {', '.join(ATTACKS)}")
+    return ATTACKS[name].params.model_validate({**value, "name": name})
+
+
+class AnyAttack:
+    """Annotates a field that takes any registered attack; new attacks need no change here."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(parse_attack)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        options = {entry.name: handler(entry.params.__pydantic_core_schema__) for entry in ATTACKS.entries()}
+        return {"oneOf": list(options.values()), "discriminator": {"propertyName": "name"}}
+
+
+class Requirement(NamedTuple):
+    """A bound that an accuracy must meet: ``>=0.40`` or ``>0.40``."""
+
+    meets: Callable[[float, float], bool]
+    need: float
+
+
+_REQUIREMENT = re.compile(r"(>=|>)\s*(0(?:\.\d+)?|1(?:\.0+)?|\.\d+)")
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Read ``>=0.40`` or ``>0.40``; the accuracy is a fraction in [0, 1]. Raises ValueError."""
+    match = _REQUIREMENT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} is not a requirement; give ">=0.40" or ">0.40", an accuracy in [0, 1]')
+    return Requirement(operator.ge if match[1] == ">=" else operator.gt, float(match[2]))
+
+
+class CurveSpec(Spec):
+    """Robust accuracy over the radius of one attack."""
+
+    attack: str = Field(
+        max_length=100,
+        description="a bounded attack; its other parameters are those of its first entry in attacks, "
+        "else its defaults; an iterative attack's step keeps its share of the radius",
+    )
+    eps: list[Annotated[Pixels, Field(ge=0, le=1_000, json_schema_extra=pixel_schema())]] = Field(
+        min_length=1, max_length=50, description="radii, pixels in [0, 1]"
+    )
+
+
+class EvaluationParams(Spec):
+    """Attack a classifier on a part of a data set and count what it still gets right."""
+
+    model: ModelRef = Field(description="a registered classifier")
+    dataset: EvaluationData
+    attacks: list[Annotated[AttackParams, AnyAttack()]] = Field(
+        min_length=1, max_length=32, description="attacks, each on its own; see GET /attacks"
+    )
+    curve: CurveSpec | None = None
+    examples: int = Field(16, ge=0, le=64, description="attacked images to keep as pictures, a random sample of them")
+    require: dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=40)]] = Field(
+        default_factory=dict,
+        max_length=40,
+        description='lowest accuracy to meet, such as ">=0.40", by attack name, "clean" or "worst_case"; '
+        "an attack that was asked for more than once must meet it each time",
+    )
+    batch_size: int = Field(100, ge=1, le=10_000, description="images attacked at a time; does not change the result")
+    seed: Seed = 0
+
+    def curve_points(self) -> list[BoundedParams]:
+        """The curve's attacks by growing radius, each radius once; empty without a curve."""
+        if self.curve is None:
+            return []
+        base = self._curve_base(self.curve.attack)
+        return [base.at(eps) for eps in sorted(set(self.curve.eps))]
+
+    def _curve_base(self, name: str) -> BoundedParams:
+        for attack in self.attacks:
+            if attack.name == name and isinstance(attack, BoundedParams):
+                return attack
+        base = ATTACKS[name].params()  # type: ignore[call-arg]  # every field of a registered attack has a default
+        assert isinstance(base, BoundedParams)
+        return base
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        errors = [*self._repeated_attacks(), *self._wrong_curve(), *self._wrong_requirements()]
+        if errors:
+            raise ValidationError.from_exception_data(type(self).__name__, errors)
+        return self
+
+    def _repeated_attacks(self) -> Iterator[InitErrorDetails]:
+        for index, attack in enumerate(self.attacks):
+            first = self.attacks.index(attack)
+            if first < index:
+                yield _detail(("attacks", index), attack.name, f"the same attack as /attacks/{first}; give it once")
+
+    def _wrong_curve(self) -> Iterator[InitErrorDetails]:
+        if self.curve is None:
+            return
+        bounded = [entry.name for entry in ATTACKS.entries() if issubclass(entry.params, BoundedParams)]
+        if self.curve.attack not in bounded:
+            message = f"{_shown(self.curve.attack)} has no radius to vary; give one of: {', '.join(bounded)}"
+            yield _detail(("curve", "attack"), self.curve.attack, message)
+            return
+        base = self._curve_base(self.curve.attack)
+        for index, eps in enumerate(self.curve.eps):
+            try:
+                base.at(eps)
+            except ValidationError as error:
+                yield _detail(("curve", "eps", index), eps, error.errors()[0]["msg"].removeprefix("Value error, "))
+
+    def _wrong_requirements(self) -> Iterator[InitErrorDetails]:
+        asked = {attack.name for attack in self.attacks if attack.radius is not None}
+        possible = ["clean", "worst_case", *sorted(asked)] if asked else ["clean"]
+        for name, text in self.require.items():
+            if name not in possible:
+                message = f"no accuracy of {_shown(name)} will be known; possible here: {', '.join(possible)}"
+                yield _detail(("require", name), name, message)
+                continue
+            try:
+                parse_requirement(text)
+            except ValueError as error:
+                yield _detail(("require", name), text, str(error))
+
+
+def refusal(location: tuple[str | int, ...], value: Any, message: str) -> ValidationError:
+    """A validation error at ``location`` below the value being validated."""
+    return ValidationError.from_exception_data("attack", [_detail(location, value, message)])
+
+
+def _detail(location: tuple[str | int, ...], value: Any, message: str) -> InitErrorDetails:
+    # The message goes in as a value: a brace in a client's text must not be read as a placeholder.
+    kind = PydanticCustomError("invalid_spec", "{message}", {"message": message})
+    return InitErrorDetails(type=kind, loc=location, input=value)
+
+
+def _shown(value: Any) -> str:
+    """A client's value for a message: quoted, and never long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,182 @@
+"""The loop that trainings and probes share: schedule, metrics, checkpoints, stopping, and resuming bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.checkpoints import CheckpointError, load_state, save_state
+from models.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
+from models.progress import Reporter, Stopped
+from models.specs import OptimizerSpec, ScheduleSpec
+from models.stopwatch import Stopwatch
+
+STATE_VERSION = 1
+
+
+class DivergedError(ArithmeticError):
+    """The loss or its gradient is not finite any more; the message names the step."""
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where and how often resume checkpoints are written: each in a file of its own, which the reporter takes over."""
+
+    workdir: Path
+    resume: Path | None = None
+    seconds: float = 30.0
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is optimized. ``loss(step)`` answers the scalar to minimize and further scalars worth a plot.
+
+    ``modules`` is trained and saved; ``fingerprint`` identifies the spec and the data, so that a checkpoint of another
+    run is refused; ``stage`` is what progress reports call it.
+    """
+
+    modules: nn.Module
+    loss: Callable[[int], tuple[Tensor, dict[str, Tensor]]]
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec
+    steps_per_epoch: int
+    epochs: int
+    batch_size: int
+    fingerprint: str
+    stage: str
+    attack_time: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def total(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+
+@dataclass
+class Progress:
+    """How far a run is, over all its attempts. ``loss_sum`` adds up the last epoch's losses."""
+
+    step: int = 0
+    seconds: float = 0.0
+    attack_seconds: float = 0.0
+    loss_sum: float = 0.0
+
+
+def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) -> dict[str, Any]:
+    """Run ``task`` to its end and answer its figures; the trained weights are in ``task.modules``.
+
+    Raises :class:`Stopped` once a checkpoint is reported after the reporter asked to stop, :class:`DivergedError`,
+    and :class:`CheckpointError` for a resume checkpoint of another run.
+    """
+    task.modules.train()
+    optimizer = build_optimizer(task.optimizer, task.modules.parameters())
+    done = Progress()
+    if checkpointing.resume is not None:
+        done = _restore(checkpointing.resume, task, optimizer)
+    clock = _Clock(task, done)
+    saved_at = time.monotonic()
+    while done.step < task.total:
+        if reporter.should_stop():
+            _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
+            raise Stopped
+        done.loss_sum += _update(task, optimizer, done.step, reporter=reporter, clock=clock)
+        done.step += 1
+        reporter.progress(done.step, task.total, unit="step", stage=task.stage)
+        due = checkpointing.steps is not None and done.step % checkpointing.steps == 0
+        if (due or time.monotonic() - saved_at >= checkpointing.seconds) and done.step < task.total:
+            _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
+            saved_at = time.monotonic()
+    return _figures(task, clock.read())
+
+
+class _Clock:
+    """Times of all attempts: what earlier ones spent and what this one adds."""
+
+    def __init__(self, task: Task, done: Progress) -> None:
+        self._task = task
+        self._done = done
+        self._earlier = done.seconds, done.attack_seconds
+        self._start = time.perf_counter()
+
+    def read(self) -> Progress:
+        """The run's progress with its times brought up to date."""
+        self._done.seconds = self._earlier[0] + time.perf_counter() - self._start
+        self._done.attack_seconds = self._earlier[1] + self._task.attack_time.seconds
+        return self._done
+
+
+def _update(task: Task, optimizer: Optimizer, step: int, *, reporter: Reporter, clock: _Clock) -> float:
+    """One optimizer update; answers the loss if it belongs to the last epoch, else 0."""
+    lr = learning_rate(
+        step,
+        task.total,
+        optimizer=task.optimizer,
+        schedule=task.schedule,
+        steps_per_epoch=task.steps_per_epoch,
+    )
+    set_learning_rate(optimizer, lr)
+    optimizer.zero_grad(set_to_none=True)
+    loss, extra = task.loss(step)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DivergedError(f"the loss is {value} at step {step + 1}; a lower learning rate or a warm-up may help")
+    loss.backward()  # type: ignore[no-untyped-call]
+    number = step + 1
+    if number == 1 or number == task.total or number % max(10, task.total // 100) == 0:
+        norm = gradient_norm(task.modules.parameters()).item()
+        if not math.isfinite(norm):
+            raise DivergedError(f"the gradient's norm is {norm} at step {number}; a lower learning rate may help")
+        _report(task, number, {"loss": value, "lr": lr, "gradient_norm": norm}, extra, reporter=reporter, clock=clock)
+    optimizer.step()
+    return value if number > task.total - task.steps_per_epoch else 0.0
+
+
+def _report(
+    task: Task, number: int, values: dict[str, float], extra: Mapping[str, Tensor], *, reporter: Reporter, clock: _Clock
+) -> None:
+    done = clock.read()
+    values["images_per_second"] = number * task.batch_size / done.seconds
+    if done.attack_seconds > 0:
+        values["attack_share"] = done.attack_seconds / done.seconds
+    reporter.metrics(number, values | {name: value.item() for name, value in extra.items()})
+
+
+def _figures(task: Task, done: Progress) -> dict[str, Any]:
+    return {
+        "steps": done.step,
+        "seconds": done.seconds,
+        "images_per_second": done.step * task.batch_size / done.seconds,
+        "attack_share": done.attack_seconds / done.seconds,
+        "final_loss": done.loss_sum / task.steps_per_epoch,
+    }
+
+
+def _save(
+    task: Task, optimizer: Optimizer, done: Progress, *, checkpointing: Checkpointing, reporter: Reporter
+) -> None:
+    path = checkpointing.workdir / f"resume-{done.step:09d}.pt"
+    state = {
+        "version": STATE_VERSION,
+        "fingerprint": task.fingerprint,
+        "progress": vars(done).copy(),
+        "modules": task.modules.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    save_state(path, state)
+    reporter.checkpoint(path, done.step)
+
+
+def _restore(path: Path, task: Task, optimizer: Optimizer) -> Progress:
+    state = load_state(path)
+    if state.get("version") != STATE_VERSION or state.get("fingerprint") != task.fingerprint:
+        raise CheckpointError(f"{path.name} was written by a run of another spec, data set or program version")
+    task.modules.load_state_dict(state["modules"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])

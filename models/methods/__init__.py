@@ -1,0 +1,1 @@
+"""Methods of pretraining and training, each registered in a file of its own."""

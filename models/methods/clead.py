@@ -1,0 +1,91 @@
+"""C-LEAD: contrastive pretraining on images and their PGD and CW perturbed versions (arXiv 2510.27249).
+
+The paper does not say which loss the perturbations climb; ``perturbation`` names three readings. The default,
+label-free one is our interpretation: it alone makes frozen features robust to white-box attacks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from models.methods.clead_learner import CLeadLearner
+from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.networks import ImageModel
+from models.specs import ModelRef, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
+
+Perturbation = Literal["contrastive", "pseudo-label-online", "pseudo-label-base"]
+
+
+class View(TrainingAttack):
+    """One perturbed version of every image: pgd climbs the loss, cw the margin, of the chosen ``perturbation``."""
+
+    name: Literal["pgd", "cw"] = Field(description="pgd: the loss; cw: the margin")
+    steps: int = Field(5, ge=1, le=1_000, description="gradient steps")
+
+
+class CLeadParams(TrainingParams):
+    """C-LEAD's pretraining; defaults are the paper's where it gives them."""
+
+    method: Literal["clead"] = "clead"
+    optimizer: OptimizerSpec = OptimizerSpec(lr=0.4)
+    schedule: ScheduleSpec = ScheduleSpec(warmup_epochs=10)
+    views: tuple[View, ...] = Field(
+        (View(name="pgd"), View(name="cw")), min_length=1, max_length=4, description="perturbed versions of each image"
+    )
+    temperature: float = Field(0.1, ge=0.001, le=100, description="τ of the contrastive loss")
+    projection: ProjectionSpec = ProjectionSpec()
+    perturbation: Perturbation = Field(
+        "contrastive",
+        description="what the perturbations climb. contrastive: the contrastive loss itself, without labels; "
+        "pseudo-label-online: a linear head trained on the base model's pseudo-labels; "
+        "pseudo-label-base: the frozen base model",
+    )
+    crops: Literal[1, 2] = Field(
+        2, description="2: perturbations start from a second augmentation of the image; 1: from the same one"
+    )
+    base_model: ModelRef | None = Field(
+        None,
+        validate_default=True,
+        description="registered classifier that gives pseudo-labels; needed by pseudo-label-online and -base alone",
+    )
+
+    @field_validator("base_model")
+    @classmethod
+    def _base_model_where_needed(cls, base_model: str | None, info: ValidationInfo) -> str | None:
+        perturbation = info.data.get("perturbation", "contrastive")
+        if perturbation != "contrastive" and base_model is None:
+            raise ValueError(f"perturbation {perturbation!r} needs the name of a registered classifier")
+        if perturbation == "contrastive" and base_model is not None:
+            raise ValueError("perturbation 'contrastive' uses no base model; leave it null")
+        return base_model
+
+
+def build(params: CLeadParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
+    return CLeadLearner(
+        model,
+        augment,
+        views=params.views,
+        temperature=params.temperature,
+        projection=params.projection,
+        guide=params.perturbation,
+        crops=params.crops,
+        base=base,
+        seed=params.seed,
+    )
+
+
+METHODS.add(
+    "clead",
+    Method(
+        name="clead",
+        kind="pretrain",
+        title="C-LEAD contrastive pretraining",
+        params=CLeadParams,
+        build=build,
+        paper="C-LEAD, arXiv 2510.27249, Eq. 1 and 2",
+        formula="min ½ [ℓ(x, x_pgd; τ) + ℓ(x, x_cw; τ)], ℓ = NT-Xent over 2N views",
+        few_updates=400,
+    ),
+)

@@ -1,0 +1,43 @@
+"""PGD adversarial training (Madry et al. 2018)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.methods.supervised import SupervisedLearner
+from models.networks import ImageModel
+from models.specs import OptimizerSpec, TrainingParams
+
+
+class PGDATParams(TrainingParams):
+    """Defaults are the usual ones for CIFAR-10 (Rice et al. 2020): 10 steps, SGD 0.1/0.9, weight decay 5e-4.
+
+    The learning rate follows a cosine where that paper has steps.
+    """
+
+    method: Literal["pgd-at"] = "pgd-at"
+    epochs: int = Field(110, ge=1, le=100_000)
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
+    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
+    attack: TrainingAttack = TrainingAttack()
+
+
+def build(params: PGDATParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
+    return SupervisedLearner(model, augment, attack=params.attack)
+
+
+METHODS.add(
+    "pgd-at",
+    Method(
+        name="pgd-at",
+        kind="train",
+        title="PGD adversarial training",
+        params=PGDATParams,
+        build=build,
+        paper="Madry et al. 2018, Towards deep learning models resistant to adversarial attacks, arXiv 1706.06083",
+        formula="min CE(h(x'), y), x' = argmax over B(x, ε) of CE(h(x'), y)",
+    ),
+)

@@ -1,0 +1,180 @@
+"""What a job may ask for, as validated values. Nothing here needs torch, so that a spec can be checked anywhere.
+
+Perturbation sizes are given in pixels of [0, 1], as a number or as the fraction that the field writes ("8/255").
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Spec(BaseModel):
+    """Base of every spec: unknown fields are refused, NaN and infinity are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def parse_fraction(value: Any) -> Any:
+    """Turn ``"8/255"`` into 8/255; leave numbers to pydantic; refuse anything else with what would be accepted."""
+    accepted = 'give a number such as 0.03137 or a fraction such as "8/255"'
+    if isinstance(value, bool):
+        raise ValueError(accepted)
+    if not isinstance(value, str):
+        return value
+    if len(value) > 40:
+        raise ValueError(accepted)
+    numerator, _, denominator = value.partition("/")
+    try:
+        top, bottom = Fraction(numerator), Fraction(denominator or "1")
+        number = float(top / bottom)
+    except ZeroDivisionError:
+        raise ValueError(f"{value!r} divides by zero; {accepted}") from None
+    except (ValueError, OverflowError):
+        raise ValueError(f"{value!r} is not a number; {accepted}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite; {accepted}")
+    return number
+
+
+Pixels = Annotated[float, BeforeValidator(parse_fraction, json_schema_input_type=float | str)]
+"""A size in pixels of [0, 1], or its fraction as text."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="seed of every random choice of the job")]
+
+
+class ModelReference:
+    """Marks a field whose text is ``name``, ``name@version`` or ``name@alias``: the service resolves it."""
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+ModelRef = Annotated[
+    str,
+    Field(min_length=1, max_length=220, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$"),
+    ModelReference(),
+]
+
+
+def model_references(spec: BaseModel) -> dict[str, str]:
+    """The spec's top-level fields that name a registered model, those left null excepted: field → reference."""
+    found: dict[str, str] = {}
+    for field, info in type(spec).model_fields.items():
+        value = getattr(spec, field)
+        if value is not None and _marked(info.annotation, info.metadata):
+            found[field] = value
+    return found
+
+
+def _marked(annotation: Any, metadata: list[Any]) -> bool:
+    inner = [*metadata, *getattr(annotation, "__metadata__", ())]
+    if any(isinstance(item, ModelReference) for item in inner):
+        return True
+    return any(_marked(argument, []) for argument in getattr(annotation, "__args__", ()))
+
+
+class TrainingData(Spec):
+    """The training split of a data set, or a part of it with the same share of every class."""
+
+    name: Name = Field(description="a built-in or uploaded data set; see GET /datasets")
+    subset: int | None = Field(None, ge=1, le=10_000_000, description="images to take, stratified by class; null: all")
+    seed: Seed = 0
+
+
+class EvaluationData(TrainingData):
+    """A split of a data set, or a stratified part of it."""
+
+    split: Literal["train", "test"] = "test"
+
+
+class BackboneSpec(Spec):
+    """A backbone by name; see GET /backbones in ``models/backbones``."""
+
+    name: str = Field("resnet18", max_length=100)
+    width: int = Field(64, ge=1, le=1024, description="channels of the first stage; each later stage doubles them")
+    blocks: tuple[Annotated[int, Field(ge=1, le=100)], ...] | None = Field(
+        None, min_length=1, max_length=4, description="residual blocks a stage; null: the named depth's own"
+    )
+    stem_stride: Literal[1, 2] = Field(1, description="stride of the 3×3 stem; 2 quarters the cost")
+
+
+class ProjectionSpec(Spec):
+    """MLP projection head on the backbone's features, dropped after pretraining."""
+
+    layers: int = Field(2, ge=1, le=8)
+    dim: int = Field(128, ge=2, le=8192, description="length of the projected vector")
+
+
+class OptimizerSpec(Spec):
+    """Optimizer; defaults are those of C-LEAD's pretraining (SGD 0.9)."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.1, gt=0, le=100)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD alone")
+    weight_decay: float = Field(1e-4, ge=0, le=10)
+
+
+class ScheduleSpec(Spec):
+    """Learning-rate schedule, stepped after every update."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = Field(0, ge=0, le=1000, description="epochs of linear warm-up from 0")
+
+
+class AugmentationSpec(Spec):
+    """Batched random crop (after zero padding) and horizontal flip."""
+
+    crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding before the random crop; 0: no crop")
+    flip: bool = True
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""``auto``: bfloat16 autocast where the hardware computes it, else float32. Losses are in float32 either way."""
+
+
+class TrainingParams(Spec):
+    """Fields that every method of pretraining and training shares; a method's own parameters extend this class."""
+
+    method: str
+    backbone: BackboneSpec = BackboneSpec()
+    dataset: TrainingData
+    init: ModelRef | None = Field(None, description="registered model whose backbone the training starts from")
+    epochs: int = Field(200, ge=1, le=100_000)
+    batch_size: int = Field(512, ge=2, le=65_536, description="images a step; at most the size of the data")
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    augmentation: AugmentationSpec = AugmentationSpec()
+    precision: Precision = "auto"
+    seed: Seed = 0
+
+
+class ProbeParams(Spec):
+    """A linear classifier on the features of a frozen backbone (defaults: the paper's Adam 1e-4, batch 128)."""
+
+    model: ModelRef
+    mode: Literal["linear"] = Field("linear", description="linear: frozen backbone, clean cross-entropy (SLF)")
+    dataset: TrainingData
+    epochs: int = Field(100, ge=1, le=100_000)
+    batch_size: int = Field(128, ge=2, le=65_536)
+    optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=1e-4, weight_decay=0.0)
+    augmentation: AugmentationSpec = AugmentationSpec()
+    seed: Seed = 0
+
+
+class ModelCard(Spec):
+    """What is needed to rebuild a model from its weights, kept with them and in the registry."""
+
+    kind: Literal["encoder", "classifier"]
+    backbone: BackboneSpec
+    image_shape: tuple[
+        Annotated[int, Field(ge=1, le=16)],
+        Annotated[int, Field(ge=1, le=4096)],
+        Annotated[int, Field(ge=1, le=4096)],
+    ] = Field(description="(channels, height, width) of an input image")
+    classes: tuple[Annotated[str, Field(max_length=200)], ...] | None = Field(
+        None, max_length=100_000, description="class names by index; null for an encoder"
+    )
+    mean: tuple[float, ...] = Field(description="channel means subtracted inside the model, pixels in [0, 1]")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="channel deviations divided by inside the model")

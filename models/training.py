@@ -1,0 +1,153 @@
+"""Trainings by any registered method, repeatable and resumable: the same spec gives the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.attacks.noise import derive_seed
+from models.data.images import Dataset, ImageSet, subset
+from models.data.loader import Augmentation, Loader
+from models.loop import Checkpointing, Task, optimize
+from models.measurement import accuracy_of, knn_accuracy
+from models.methods.spec import METHODS, Learner, Method
+from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
+from models.precision import Resolved, autocast, deterministic, pick_device, resolve_precision
+from models.progress import Reporter
+from models.randomness import generator_for
+from models.specs import ModelCard, Spec, TrainingParams
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """The trained model, on the CPU in eval mode, and the job's result as JSON-safe values."""
+
+    model: ImageModel
+    result: dict[str, Any]
+
+
+def train(
+    params: TrainingParams,
+    dataset: Dataset,
+    *,
+    init: ImageModel | None,
+    base: ImageModel | None,
+    workdir: Path,
+    resume: Path | None,
+    reporter: Reporter,
+    device: torch.device | str = "auto",
+    checkpoint_seconds: float = 30.0,
+    checkpoint_steps: int | None = None,
+) -> TrainingOutcome:
+    """Train by ``METHODS[params.method]`` on the training split of ``dataset``.
+
+    ``init``: its backbone and normalization are started from. ``base``: the model of ``params.base_model``.
+    Resume checkpoints are written into ``workdir`` every ``checkpoint_seconds`` (and every ``checkpoint_steps``, if
+    given); ``resume`` is one of them. Raises :class:`models.progress.Stopped`, :class:`models.loop.DivergedError`,
+    :class:`IncompatibleModelError`, :class:`models.data.DataError`, :class:`models.checkpoints.CheckpointError`.
+    """
+    device = pick_device(device) if isinstance(device, str) else device
+    method = METHODS[params.method]
+    images = subset(dataset.train, params.dataset.subset, seed=params.dataset.seed)
+    augment = Augmentation(params.augmentation)
+    model = _starting_model(method, params, dataset, init=init)
+    learner = method.build(params, model, base=base.to(device) if base is not None else None, augment=augment)
+    learner.modules.to(device).to(memory_format=torch.channels_last)
+    loader = Loader(images, params.batch_size, seed=params.seed, device=device)
+    precision = resolve_precision(params.precision, device)
+    task = Task(
+        modules=learner.modules,
+        loss=_Steps(learner, loader, seed=params.seed, precision=precision, device=device),
+        optimizer=params.optimizer,
+        schedule=params.schedule,
+        steps_per_epoch=loader.steps_per_epoch,
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        fingerprint=fingerprint(params, dataset, precision),
+        stage=method.kind,
+        attack_time=learner.attack_time,
+    )
+    checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
+    with deterministic(device):
+        result = optimize(task, reporter, checkpointing=checkpointing)
+    published = learner.published()
+    result |= {"precision": precision, "images": len(images), "warnings": _warnings(method, params, task)}
+    result |= _measured(published, dataset, images, device=device, seed=params.seed)
+    return TrainingOutcome(published.cpu().eval(), result)
+
+
+def fingerprint(params: Spec, dataset: Dataset, *more: str) -> str:
+    """Identifies a run: its resolved spec, its data and what else its arithmetic depends on."""
+    return hashlib.sha256("\n".join((params.model_dump_json(), dataset.sha256, *more)).encode()).hexdigest()
+
+
+class _Steps:
+    """``steps(step)``: the learner's loss on batch ``step``, every random choice drawn from (seed, step)."""
+
+    def __init__(
+        self, learner: Learner, loader: Loader, *, seed: int, precision: Resolved, device: torch.device
+    ) -> None:
+        self._learner = learner
+        self._loader = loader
+        self._seed = seed
+        self._precision = precision
+        self._device = device
+
+    def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        images, labels = self._loader.batch(step)
+        generator = generator_for(self._seed, "step", step, device=self._device)
+        with autocast(self._precision, self._device):
+            return self._learner.loss(images, labels, step=step, generator=generator)
+
+
+def _starting_model(method: Method, params: TrainingParams, dataset: Dataset, *, init: ImageModel | None) -> ImageModel:
+    mean, std = dataset.channel_statistics() if init is None else (init.card.mean, init.card.std)
+    if len(mean) != dataset.image_shape[0]:
+        raise IncompatibleModelError(f"init takes {len(mean)} channels; the data has {dataset.image_shape[0]}")
+    card = ModelCard(
+        kind="classifier" if method.kind == "train" else "encoder",
+        backbone=params.backbone,
+        image_shape=dataset.image_shape,
+        classes=dataset.classes if method.kind == "train" else None,
+        mean=mean,
+        std=std,
+    )
+    model = build_model(card, seed=derive_seed(params.seed, "weights"))
+    if init is not None:
+        copy_backbone(init, model)
+    return model
+
+
+def _measured(
+    model: ImageModel, dataset: Dataset, images: ImageSet, *, device: torch.device, seed: int
+) -> dict[str, float | None]:
+    """Clean accuracy on the test split for a classifier; for an encoder, that of neighbours among training images."""
+    if model.card.kind == "classifier":
+        return {"clean_accuracy": accuracy_of(model, dataset.test, device=device)}
+    return {"knn_accuracy": knn_accuracy(model, images, device=device, seed=seed)}
+
+
+def _warnings(method: Method, params: TrainingParams, task: Task) -> list[dict[str, str]]:
+    warnings = []
+    if task.total < method.few_updates:
+        warnings.append(
+            {
+                "code": "few-updates",
+                "detail": f"{task.total} optimizer updates; {method.name} learns little with fewer than "
+                f"{method.few_updates}: take a smaller batch_size or more epochs",
+            }
+        )
+    if params.schedule.warmup_epochs >= params.epochs:
+        warnings.append(
+            {
+                "code": "warmup-only",
+                "detail": f"{params.schedule.warmup_epochs:g} epochs of warm-up fill all {params.epochs} epochs, so "
+                "the learning rate never comes down: take fewer warmup_epochs",
+            }
+        )
+    return warnings

@@ -1,0 +1,101 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.checkpoints import CheckpointError, load_model, load_state, save_model, save_state
+from models.networks import ImageModel, build_model
+from models.specs import BackboneSpec, ModelCard
+
+CARD = ModelCard(
+    kind="classifier",
+    backbone=BackboneSpec(width=4, blocks=(1,)),
+    image_shape=(1, 8, 8),
+    classes=("a", "b", "c"),
+    mean=(0.3,),
+    std=(0.4,),
+)
+
+
+@pytest.fixture
+def model() -> ImageModel:
+    model = build_model(CARD, seed=3)
+    model.train()(torch.rand(8, 1, 8, 8))
+    return model.eval()
+
+
+def test_a_model_comes_back_with_its_card(tmp_path: Path, model: ImageModel) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, model)
+    again = load_model(path)
+    images = torch.rand(4, 1, 8, 8)
+    assert again.card == CARD and not again.training
+    assert torch.equal(again(images), model(images))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_equal_models_give_equal_bytes(tmp_path: Path, model: ImageModel) -> None:
+    hashes = set()
+    for name, layout in (("a", torch.contiguous_format), ("b", torch.channels_last)):
+        save_model(tmp_path / name, model.to(memory_format=layout))
+        hashes.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+def test_a_given_card_replaces_the_metadata(tmp_path: Path, model: ImageModel) -> None:
+    path = tmp_path / "bare.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    assert load_model(path, CARD).card == CARD
+    with pytest.raises(CheckpointError, match="no card"):
+        load_model(path)
+
+
+def test_what_does_not_fit_is_listed(tmp_path: Path, model: ImageModel) -> None:
+    path = tmp_path / "wrong.safetensors"
+    save_model(path, model)
+    weights = load_file(path)
+    del weights["head.bias"]
+    weights["extra"] = torch.zeros(1)
+    weights["head.weight"] = torch.zeros(3, 5)
+    save_file(weights, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path, CARD)
+    for part in ("missing: head.bias", "unexpected: extra", "misshapen: head.weight is (3, 5), not (3, 4)"):
+        assert part in str(caught.value)
+
+
+def test_a_huge_card_takes_no_memory_before_it_is_refused(tmp_path: Path, model: ImageModel) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, model)
+    huge = CARD.model_copy(update={"backbone": BackboneSpec(name="resnet50", width=1024)})
+    with pytest.raises(CheckpointError, match="misshapen"):
+        load_model(path, huge)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a readable safetensors"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match="not a readable resume"):
+        load_state(path)
+
+
+def test_state_comes_back_and_a_failed_write_keeps_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    save_state(path, {"step": 3, "weights": {"w": torch.arange(3.0)}})
+    with pytest.raises(Exception, match="pickle"):
+        save_state(path, {"step": lambda: None})
+    state = load_state(path)
+    assert state["step"] == 3 and torch.equal(state["weights"]["w"], torch.arange(3.0))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"step": Path}, path)
+    with pytest.raises(CheckpointError):
+        load_state(path)

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from models.attacks import pgd
+from models.attacks.noise import PerImageNoise, derive_seed
+from models.attacks.spec import ATTACKS
+from models.data.images import ImageSet
+from models.evaluation import AttackError, evaluate
+from models.evaluation_spec import EvaluationParams
+from models.progress import Silent, Stopped
+
+COUNT = 150
+LADDER = [
+    {"name": "fgsm", "eps": 0.1},
+    {"name": "pgd", "eps": 0.1, "steps": 8, "restarts": 2},
+    {"name": "cw-linf", "eps": 0.1, "steps": 8},
+    {"name": "pgd", "norm": "l2", "eps": 0.8, "steps": 8},
+]
+CURVE = {"attack": "pgd", "eps": [0.2, 0.0, 0.05, 0.1, 0.3]}
+QUICK_CW = {"name": "cw-l2", "steps": 150, "lr": 0.02, "initial_const": 0.01}
+
+
+def spec(attacks=LADDER, **fields):
+    return EvaluationParams.model_validate(
+        {"model": "victim@1", "dataset": {"name": "digits"}, "attacks": attacks, **fields}
+    )
+
+
+def run(victim, params, *, reporter=None, count=COUNT, model=None):
+    images = victim.images.take(torch.arange(count))
+    return evaluate(
+        model or victim.model,
+        images,
+        params,
+        reporter=reporter or Silent(),
+        device="cpu",
+        dataset_info={"sha256": "ab"},
+    )
+
+
+def numbers(result):
+    """The result without its clock."""
+    rows = [{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in result["attacks"]]
+    return {**result, "attacks": rows}
+
+
+@pytest.fixture(scope="module")
+def ladder(victim):
+    require = {"clean": ">=0.9", "pgd": ">0.99", "worst_case": ">=0"}
+    return run(victim, spec(curve=CURVE, require=require, examples=12))
+
+
+def test_the_counts_are_those_of_a_plain_loop_over_single_images(victim, ladder):
+    params = spec().attacks[1]
+    survivors = {"right": 0, "both": 0}
+    for index in range(COUNT):
+        image = victim.images.images[index : index + 1].float() / 255
+        label = victim.images.labels[index : index + 1]
+        if victim.model(image).argmax() != label:
+            continue
+        survivors["right"] += 1
+        noise = PerImageNoise(torch.tensor([derive_seed(0, "pgd", index)]))
+        point = pgd.run(victim.model, image, label, params, noise=noise)
+        survivors["both"] += int(victim.model(point).argmax() == label)
+    row = ladder.result["attacks"][1]
+    assert ladder.result["clean_accuracy"] == survivors["right"] / COUNT
+    assert row["robust_accuracy"] == survivors["both"] / COUNT
+    assert row["success_rate"] == pytest.approx(1 - survivors["both"] / survivors["right"])
+    assert row["attacked"] == survivors["right"]
+    assert row["ci95"][0] < row["robust_accuracy"] < row["ci95"][1]
+    assert 0 < row["robust_accuracy"] < ladder.result["clean_accuracy"]
+
+
+def test_the_result_has_the_contracts_shape_and_is_json(ladder):
+    result = json.loads(json.dumps(ladder.result, allow_nan=False))
+    assert result["dataset"] == {"name": "digits", "split": "test", "sha256": "ab", "size": COUNT}
+    assert result["model"] == "victim@1"
+    for row, asked in zip(result["attacks"], spec().attacks, strict=True):
+        assert row["name"] == asked.name and row["spec"] == asked.model_dump(mode="json")
+        norm, eps = asked.radius
+        assert 0 < row[f"mean_{norm}"] <= eps + 1e-5
+        shares = row["per_class"]
+        counts = torch.bincount(torch.tensor([int(name) for name in shares]), minlength=10)
+        assert counts.tolist() == [1] * 10
+    assert result["requirements"][0]["met"] and not result["requirements"][1]["met"]
+    assert result["requirements"][1]["got"] == min(
+        row["robust_accuracy"] for row in result["attacks"] if row["name"] == "pgd"
+    )
+    assert [warning["code"] for warning in result["warnings"]] == ["few-images"]
+
+
+def test_worst_cases_are_at_most_every_attack_of_their_ball(ladder):
+    result = ladder.result
+    rows = {(row["name"], row["spec"]["norm"]): row["robust_accuracy"] for row in result["attacks"]}
+    linf, l2 = result["worst_cases"]
+    assert (linf["norm"], linf["attacks"], l2["attacks"]) == ("linf", ["fgsm", "pgd", "cw-linf"], ["pgd"])
+    assert linf["accuracy"] <= min(value for (_, norm), value in rows.items() if norm == "linf")
+    assert l2["accuracy"] == rows["pgd", "l2"]
+    assert result["worst_case_accuracy"] <= min(linf["accuracy"], l2["accuracy"])
+
+
+def test_the_curve_falls_from_clean_accuracy_and_meets_the_row(ladder):
+    curve = ladder.result["curve"]
+    values = [point["robust_accuracy"] for point in curve]
+    assert [point["eps"] for point in curve] == [0.0, 0.05, 0.1, 0.2, 0.3]
+    assert values[0] == ladder.result["clean_accuracy"]
+    assert values == sorted(values, reverse=True) and values[-1] < 0.2
+    assert values[2] <= ladder.result["attacks"][1]["robust_accuracy"]
+
+
+def test_examples_are_a_sample_of_the_attacked_images_with_their_predictions(victim, ladder):
+    clean, adversarial = ladder.examples["clean"], ladder.examples["adversarial"]
+    told = ladder.result["example_predictions"]
+    assert clean.shape == adversarial.shape == (12, 1, 8, 8) and len(told) == 12
+    assert len({example["index"] for example in told}) == 12
+    assert any(example["attack"] != "cw-l2" for example in told), "a bounded attack is shown where one broke the image"
+    with torch.no_grad():
+        before, after = victim.model(clean).argmax(1).tolist(), victim.model(adversarial).argmax(1).tolist()
+    for row, example in enumerate(told):
+        assert torch.equal(clean[row], victim.images.images[example["index"]].float() / 255)
+        assert before[row] == example["clean_prediction"] == example["label"] == victim.images.labels[example["index"]]
+        assert after[row] == example["adversarial_prediction"]
+        assert example["linf"] <= 0.1 + 1e-6 or example["l2"] <= 0.8 + 1e-5, "of an attack that was asked for"
+        assert example["linf"] == pytest.approx((adversarial - clean)[row].abs().max().item(), abs=1e-6)
+
+
+def test_examples_are_the_same_images_whatever_became_of_them(victim):
+    harmless = run(victim, spec([{"name": "pgd", "eps": 1e-4, "steps": 1}], examples=4), count=40)
+    harmful = run(victim, spec([{"name": "pgd", "eps": 0.9}], examples=4), count=40)
+    told = [outcome.result["example_predictions"] for outcome in (harmless, harmful)]
+    assert [e["index"] for e in told[0]] == [e["index"] for e in told[1]]
+    assert all(e["adversarial_prediction"] == e["label"] for e in told[0])
+    assert all(e["adversarial_prediction"] != e["label"] for e in told[1])
+    assert run(victim, spec(examples=0), count=20).examples["clean"].shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_batch_size_does_not_change_the_verdicts(victim, ladder, batch_size):
+    other = run(victim, spec(curve=CURVE, examples=12, batch_size=batch_size)).result
+    for row, expected in zip(other["attacks"], ladder.result["attacks"], strict=True):
+        assert row["per_class"] == expected["per_class"] and row["robust_accuracy"] == expected["robust_accuracy"]
+        assert row["mean_l2"] == pytest.approx(expected["mean_l2"], rel=1e-3)
+    assert other["curve"] == ladder.result["curve"]
+    assert [e["index"] for e in other["example_predictions"]] == [
+        e["index"] for e in ladder.result["example_predictions"]
+    ]
+
+
+def test_the_same_seed_repeats_and_another_seed_does_not(victim):
+    attack = [{"name": "pgd", "eps": 0.15, "steps": 2}]
+    first, again, other = (numbers(run(victim, spec(attack, seed=seed), count=60).result) for seed in (1, 1, 2))
+    assert first == again
+    assert first["attacks"][0] != other["attacks"][0]
+
+
+def test_the_model_is_left_bit_for_bit_as_it_was(victim):
+    model = victim.model
+    model.zero_grad()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    model[0].weight.requires_grad_(False)
+    try:
+        run(victim, spec([*LADDER[:1], {**QUICK_CW, "steps": 2}]), count=30)
+        assert all(module.training for module in model.modules())
+        assert [parameter.requires_grad for parameter in model.parameters()] == [False, *[True] * 7]
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    finally:
+        model[0].weight.requires_grad_(True)
+        model.load_state_dict(state)
+        model.eval()
+
+
+def test_eps_zero_is_clean_accuracy_and_a_huge_one_breaks_everything(victim):
+    nothing = run(victim, spec([{"name": name, "eps": 0} for name in ("fgsm", "pgd", "cw-linf")])).result
+    assert {row["robust_accuracy"] for row in nothing["attacks"]} == {nothing["clean_accuracy"]}
+    assert {row["mean_l2"] for row in nothing["attacks"]} == {None}
+    everything = run(
+        victim,
+        spec([{"name": "pgd", "eps": 1}, {"name": "cw-linf", "eps": 1}, {"name": "pgd", "norm": "l2", "eps": 8}]),
+    ).result
+    assert [row["robust_accuracy"] for row in everything["attacks"]] == [0, 0, 0]
+    assert everything["worst_case_accuracy"] == 0
+
+
+def test_cw_l2_without_a_budget_reports_norms_and_with_one_an_accuracy(victim):
+    result = run(victim, spec([QUICK_CW, {**QUICK_CW, "eps": 0.6}]), count=40).result
+    free, bounded = result["attacks"]
+    assert free["robust_accuracy"] == 0 and free["success_rate"] == 1 and "budget" in free["note"]
+    quantiles = list(free["l2_quantiles"].values())
+    assert quantiles == sorted(quantiles) and quantiles[0] > 0.05
+    assert free["l2_quantiles"]["0.5"] == pytest.approx(free["median_l2"], rel=0.05)
+    assert 0 < bounded["robust_accuracy"] < result["clean_accuracy"] and bounded["success_rate"] == 1
+    # Half of the attacked images fall below the median: the accuracy at that radius says the same.
+    assert (bounded["robust_accuracy"] < result["clean_accuracy"] / 2) == (bounded["median_l2"] < 0.6)
+    assert result["worst_case_accuracy"] == bounded["robust_accuracy"]
+    assert result["worst_cases"][0]["attacks"] == ["cw-l2"]
+
+
+def test_failures_of_a_minimum_norm_attack_are_infinite_and_not_zero(victim):
+    hopeless = {**QUICK_CW, "steps": 1, "binary_search_steps": 1, "eps": 0.5}
+    result = run(victim, spec([hopeless]), count=30).result
+    row = result["attacks"][0]
+    assert row["success_rate"] == 0 and row["robust_accuracy"] == result["clean_accuracy"]
+    assert row["mean_l2"] is None and set(row["l2_quantiles"].values()) == {None}
+
+
+def test_a_masked_gradient_shows_as_pgd_above_fgsm(victim, monkeypatch):
+    # A PGD that does not climb at all is the extreme of a masked gradient.
+    lazy = dataclasses.replace(ATTACKS["pgd"], run=lambda model, images, labels, params, *, noise: images)
+    monkeypatch.setitem(ATTACKS._entries, "pgd", lazy)
+    result = run(victim, spec([{"name": "fgsm", "eps": 0.15}, {"name": "pgd", "eps": 0.15}])).result
+    assert "pgd-above-fgsm" in [warning["code"] for warning in result["warnings"]]
+    other_ball = run(victim, spec([{"name": "fgsm", "eps": 0.15}, {"name": "pgd", "eps": 0.05}])).result
+    assert "pgd-above-fgsm" not in [warning["code"] for warning in other_ball["warnings"]]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda images: images + 0.2, "outside"),
+        (lambda images: (images + 0.2).clamp(0, 1), "left its ball"),
+        (lambda images: images * float("nan"), "outside|NaN|not numbers"),
+        (lambda images: images.double(), "float64"),
+    ],
+)
+def test_an_attack_that_breaks_its_promises_fails_the_evaluation(victim, monkeypatch, broken, message):
+    cheat = dataclasses.replace(ATTACKS["pgd"], run=lambda model, images, labels, params, *, noise: broken(images))
+    monkeypatch.setitem(ATTACKS._entries, "pgd", cheat)
+    with pytest.raises(AttackError, match=message):
+        run(victim, spec([{"name": "pgd", "eps": 0.1}]), count=20)
+
+
+class Constant(nn.Module):
+    """Answers ``value`` for every class."""
+
+    def __init__(self, value: float, classes: int = 10) -> None:
+        super().__init__()
+        self.value, self.classes = value, classes
+
+    def forward(self, images):
+        return images.flatten(1).sum(1, keepdim=True) * 0 + torch.full((len(images), self.classes), self.value)
+
+
+def test_a_model_that_knows_nothing_gets_nothing_right(victim):
+    result = run(victim, spec(), model=Constant(0.0)).result
+    assert result["clean_accuracy"] == 0
+    assert {row["success_rate"] for row in result["attacks"]} == {None}
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_diverged_or_unfitting_model_is_an_error(victim):
+    with pytest.raises(AttackError, match="NaN"):
+        run(victim, spec(), model=Constant(float("nan")))
+    with pytest.raises(AttackError, match="10 classes"):
+        run(victim, spec(), model=Constant(0.0, classes=3))
+    with pytest.raises(ValueError, match="no images"):
+        run(victim, spec(), count=0)
+
+
+class Recorder(Silent):
+    """Keeps the progress, and asks to stop at the ``stop_at``-th question."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.seen: list[tuple[int, int, str, str]] = []
+        self.asked = 0
+        self.stop_at = stop_at
+
+    def progress(self, done, total, *, unit, stage):
+        self.seen.append((done, total, unit, stage))
+
+    def should_stop(self):
+        self.asked += 1
+        return self.stop_at is not None and self.asked >= self.stop_at
+
+
+def test_progress_grows_to_its_total_and_names_the_stage(victim):
+    recorder = Recorder()
+    run(victim, spec(curve={"attack": "pgd", "eps": [0.05, 0.1]}, batch_size=32), reporter=recorder)
+    done = [entry[0] for entry in recorder.seen]
+    assert done == sorted(done) and done[-1] == recorder.seen[-1][1] == COUNT * (1 + 4 + 2)
+    assert {entry[1:3] for entry in recorder.seen} == {(COUNT * 7, "image")}
+    assert recorder.seen[0][3] == "clean"
+    assert {stage for _, _, _, stage in recorder.seen} == {"clean", "fgsm", "pgd", "cw-linf"}
+
+
+def test_a_stop_comes_through_between_two_steps_of_an_attack(victim):
+    recorder = Recorder(stop_at=12)
+    with pytest.raises(Stopped):
+        run(victim, spec([{"name": "pgd", "eps": 0.1, "steps": 1000}], batch_size=1000), reporter=recorder)
+    assert recorder.asked == 12
+    assert not victim.model.training and all(parameter.requires_grad for parameter in victim.model.parameters())
+
+
+def test_an_image_set_needs_no_image_of_every_class(victim):
+    only = ImageSet(victim.images.images[:3], victim.images.labels[:3], victim.images.classes)
+    result = evaluate(victim.model, only, spec(LADDER[:1]), reporter=Silent(), device="cpu").result
+    assert len(result["attacks"][0]["per_class"]) == len(set(victim.images.labels[:3].tolist()))

@@ -1,0 +1,117 @@
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.checkpoints import save_model
+from models.data import Dataset, load, subset
+from models.networks import IncompatibleModelError, build_model
+from models.probing import probe
+from models.progress import Silent, Stopped
+from models.specs import BackboneSpec, ModelCard, ProbeParams
+from models.training import TrainingOutcome
+from tests.models.recording import Recorder
+
+NONE = {"crop_padding": 0, "flip": False}
+SHIFT = {"crop_padding": 1, "flip": False}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load("digits", root=tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def encoder(digits: Dataset) -> Any:
+    """An untrained encoder whose normalization statistics are not the initial ones."""
+    mean, std = digits.channel_statistics()
+    card = ModelCard(
+        kind="encoder", backbone=BackboneSpec(width=16, blocks=(1, 1)), image_shape=(1, 8, 8), mean=mean, std=std
+    )
+    model = build_model(card, seed=1).train()
+    for batch in digits.train.pixels().split(200):
+        model(batch)
+    return model.eval()
+
+
+def run(encoder: Any, data: Dataset, folder: Path, *, spec: dict[str, Any], **changes: Any) -> TrainingOutcome:
+    fields = {
+        "model": "encoder", "dataset": {"name": "digits"}, "epochs": 10, "augmentation": NONE,
+        "optimizer": {"name": "adam", "lr": 0.05, "weight_decay": 0},
+    } | spec  # fmt: skip
+    arguments: dict[str, Any] = {"workdir": folder, "resume": None, "reporter": Silent(), "device": "cpu"}
+    return probe(ProbeParams.model_validate(fields), encoder, data, **arguments | changes)
+
+
+@pytest.mark.parametrize("augmentation", [NONE, SHIFT])
+def test_the_head_learns_and_the_backbone_stays_bit_identical(
+    augmentation: dict[str, Any], encoder: Any, digits: Dataset, tmp_path: Path
+) -> None:
+    before = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
+    recorder = Recorder()
+    outcome = run(encoder, digits, tmp_path, spec={"augmentation": augmentation}, reporter=recorder)
+    for state in (encoder.backbone.state_dict(), outcome.model.backbone.state_dict()):
+        assert state.keys() == before.keys()
+        assert all(torch.equal(before[key], value) for key, value in state.items())
+    losses = list(recorder.series["loss"].values())
+    assert losses[-1] < 0.8 * losses[0] and recorder.stages == {"probe"}
+    assert outcome.model.card.classes == digits.classes
+    with torch.no_grad():
+        right = outcome.model(digits.test.pixels()).argmax(1) == digits.test.labels
+    assert outcome.result["clean_accuracy"] == pytest.approx(right.double().mean().item())
+    assert outcome.result["clean_accuracy"] > 0.35
+
+
+def test_it_finds_the_optimum_of_its_convex_problem(encoder: Any, digits: Dataset, tmp_path: Path) -> None:
+    """Against scikit-learn's multinomial logistic regression: the L2 term of both is ½·λ‖w‖² a mean loss."""
+    from sklearn.linear_model import LogisticRegression
+
+    decay, count = 0.01, 300
+    spec = {
+        "epochs": 1500,
+        "batch_size": count,
+        "dataset": {"name": "digits", "subset": count},
+        "optimizer": {"name": "sgd", "lr": 2.0, "weight_decay": decay},
+    }
+    outcome = run(encoder, digits, tmp_path, spec=spec)
+    images = subset(digits.train, count, seed=0)
+    with torch.no_grad():
+        features = encoder(images.pixels())
+        ours = outcome.model(images.pixels()).log_softmax(1).exp()
+    exact = LogisticRegression(C=1 / (count * decay), tol=1e-9, max_iter=5000).fit(
+        features.numpy(), images.labels.numpy()
+    )
+    # scikit-learn leaves the intercept unregularized, hence the tolerance.
+    assert (ours - torch.tensor(exact.predict_proba(features.numpy()))).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("augmentation", [NONE, SHIFT])
+def test_a_stopped_probe_resumes_to_the_same_bytes(
+    augmentation: dict[str, Any], encoder: Any, digits: Dataset, tmp_path: Path
+) -> None:
+    spec = {"augmentation": augmentation, "dataset": {"name": "digits", "subset": 300}, "epochs": 4}
+    unbroken = run(encoder, digits, tmp_path, spec=spec)
+    recorder = Recorder(5)
+    with pytest.raises(Stopped):
+        run(encoder, digits, tmp_path, spec=spec, reporter=recorder)
+    ((path, step),) = recorder.checkpoints
+    assert step == 5
+    resumed = run(encoder, digits, tmp_path, spec=spec, resume=path)
+    hashes = set()
+    for name, outcome in (("a", unbroken), ("b", resumed)):
+        save_model(tmp_path / name, outcome.model)
+        hashes.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+def test_a_classifier_can_be_probed_and_another_channel_count_is_refused(
+    encoder: Any, digits: Dataset, tmp_path: Path
+) -> None:
+    classifier = run(encoder, digits, tmp_path, spec={}).model
+    again = run(classifier, digits, tmp_path, spec={"seed": 4})
+    assert again.result["clean_accuracy"] > 0.6
+    card = encoder.card.model_dump() | {"image_shape": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with pytest.raises(IncompatibleModelError, match="channels"):
+        run(build_model(ModelCard.model_validate(card)), digits, tmp_path, spec={})

@@ -1,0 +1,183 @@
+"""Every registered method on real digits: it learns, it repeats itself, and it resumes bit for bit."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.checkpoints import CheckpointError, save_model
+from models.data import DataError, Dataset, load
+from models.loop import DivergedError
+from models.methods.spec import METHODS
+from models.networks import ImageModel, IncompatibleModelError, build_model
+from models.progress import Silent, Stopped
+from models.specs import ModelCard, TrainingParams
+from models.training import TrainingOutcome, train
+from tests.models.recording import Recorder
+
+ATTACK = {"eps": 0.2, "steps": 2, "step_size": 0.1}
+VIEWS = [{"name": name, **ATTACK} for name in ("pgd", "cw")]
+SPECS: dict[str, dict[str, Any]] = {
+    "standard": {"method": "standard"},
+    "pgd-at": {"method": "pgd-at", "attack": ATTACK},
+    "pgd-at with cw": {"method": "pgd-at", "attack": {"name": "cw", "norm": "l2", "eps": 1, "steps": 2}},
+    "clead": {"method": "clead", "views": VIEWS, "crops": 1},
+    "clead, two crops": {"method": "clead", "views": VIEWS},
+    "clead, online": {
+        "method": "clead", "views": VIEWS, "perturbation": "pseudo-label-online", "base_model": "base",
+    },
+    "clead, base": {"method": "clead", "views": VIEWS, "perturbation": "pseudo-label-base", "base_model": "base"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load("digits", root=tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def base(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> ImageModel:
+    spec = params("standard", epochs=4, dataset={"name": "digits"})
+    return run(spec, digits, tmp_path_factory.mktemp("base")).model
+
+
+def params(case: str, **changes: object) -> TrainingParams:
+    fields: dict[str, Any] = {
+        "backbone": {"name": "resnet18", "width": 16, "blocks": [1, 1]},
+        "dataset": {"name": "digits", "subset": None},
+        "augmentation": {"crop_padding": 1, "flip": False},
+        "epochs": 2,
+        "batch_size": 32,
+        "optimizer": {"name": "adam", "lr": 0.01, "weight_decay": 0},
+        "schedule": {"warmup_epochs": 0.2},
+        **SPECS[case],
+        **changes,
+    }
+    return METHODS[fields["method"]].params.model_validate(fields)
+
+
+def run(spec: TrainingParams, data: Dataset, folder: Path, **changes: Any) -> TrainingOutcome:
+    arguments: dict[str, Any] = {
+        "init": None, "base": None, "workdir": folder, "resume": None, "reporter": Silent(), "device": "cpu",
+    }  # fmt: skip
+    return train(spec, data, **arguments | changes)
+
+
+def digest(model: ImageModel, path: Path) -> str:
+    save_model(path, model)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_method_is_tried_here() -> None:
+    assert {spec["method"] for spec in SPECS.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_two_epochs_lower_the_loss(case: str, digits: Dataset, base: ImageModel, tmp_path: Path) -> None:
+    recorder = Recorder()
+    outcome = run(params(case), digits, tmp_path, base=base, reporter=recorder)
+    losses = list(recorder.series["contrastive_loss" if "online" in case else "loss"].values())
+    assert losses[-1] < 0.92 * losses[0]
+    assert recorder.done == recorder.total == outcome.result["steps"] == 88
+    assert recorder.stages == {METHODS[params(case).method].kind}
+    assert {"lr", "gradient_norm", "images_per_second"} <= recorder.series.keys()
+    assert all(math.isfinite(value) for series in recorder.series.values() for value in series.values())
+    assert 0 <= outcome.result["attack_share"] < 1 and (outcome.result["attack_share"] > 0) == (case != "standard")
+    assert outcome.result["images_per_second"] > 0
+    known = outcome.result["knn_accuracy" if case.startswith("clead") else "clean_accuracy"]
+    assert 0.2 < known <= 1
+    assert not outcome.model.training and outcome.model.card.kind == ("encoder" if "clead" in case else "classifier")
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_a_stopped_run_resumes_to_the_same_bytes(case: str, digits: Dataset, base: ImageModel, tmp_path: Path) -> None:
+    # Both number formats, shared out over the methods.
+    precision = "float32" if sum(map(ord, case)) % 2 else "bfloat16"
+    spec = params(case, dataset={"name": "digits", "subset": 160}, epochs=3, precision=precision)
+    unbroken = run(spec, digits, tmp_path, base=base)
+    stop_at = 1 + sum(map(ord, case + precision)) % 13
+    recorder = Recorder(stop_at)
+    with pytest.raises(Stopped):
+        run(spec, digits, tmp_path, base=base, reporter=recorder)
+    ((path, step),) = recorder.checkpoints
+    assert step == recorder.done == stop_at
+    torch.manual_seed(999)  # whatever the global state is, a resumed run does not look at it
+    resumed = run(spec, digits, tmp_path, base=base, resume=path)
+    assert digest(resumed.model, tmp_path / "a") == digest(unbroken.model, tmp_path / "b")
+    for name in ("final_loss", "steps", "clean_accuracy", "knn_accuracy"):
+        assert resumed.result.get(name) == unbroken.result.get(name)
+    other = run(spec.model_copy(update={"seed": 1}), digits, tmp_path, base=base)
+    assert digest(other.model, tmp_path / "c") != digest(unbroken.model, tmp_path / "b")
+
+
+def test_every_checkpoint_on_the_way_leads_to_the_same_end(digits: Dataset, tmp_path: Path) -> None:
+    spec = params("clead", dataset={"name": "digits", "subset": 160})
+    recorder = Recorder()
+    end = digest(run(spec, digits, tmp_path, reporter=recorder, checkpoint_steps=3).model, tmp_path / "a")
+    assert [step for _, step in recorder.checkpoints] == [3, 6, 9]
+    for path, _ in recorder.checkpoints:
+        assert digest(run(spec, digits, tmp_path, resume=path).model, tmp_path / "b") == end
+
+
+def test_a_checkpoint_of_another_run_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    spec = params("standard", dataset={"name": "digits", "subset": 160})
+    recorder = Recorder(2)
+    with pytest.raises(Stopped):
+        run(spec, digits, tmp_path, reporter=recorder)
+    with pytest.raises(CheckpointError, match="another spec"):
+        run(spec.model_copy(update={"epochs": 9}), digits, tmp_path, resume=recorder.checkpoints[0][0])
+
+
+def test_a_loss_that_explodes_names_its_step(digits: Dataset, tmp_path: Path) -> None:
+    spec = params("standard", optimizer={"name": "sgd", "lr": 100, "momentum": 0.99}, precision="float32", epochs=30)
+    broken = build_model(run(params("standard", epochs=1), digits, tmp_path).model.card)
+    with torch.no_grad():
+        broken.backbone.bn.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="nan at step 1;"):
+        run(spec, digits, tmp_path, init=broken)
+
+
+def test_training_starts_from_the_backbone_and_normalization_of_init(
+    digits: Dataset, base: ImageModel, tmp_path: Path
+) -> None:
+    frozen_spec = params("clead", optimizer={"name": "sgd", "lr": 1e-12, "weight_decay": 0}, epochs=1)
+    outcome = run(frozen_spec, digits, tmp_path, init=base)
+    theirs = dict(base.backbone.named_parameters())
+    for name, parameter in outcome.model.backbone.named_parameters():
+        torch.testing.assert_close(parameter, theirs[name])
+    assert outcome.model.card.mean == base.card.mean
+    with pytest.raises(IncompatibleModelError, match="does not fit"):
+        run(params("clead", backbone={"name": "resnet18", "width": 4, "blocks": [1]}), digits, tmp_path, init=base)
+
+
+def test_models_that_do_not_fit_are_refused(digits: Dataset, base: ImageModel, tmp_path: Path) -> None:
+    colour = ModelCard.model_validate(
+        base.card.model_dump() | {"image_shape": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    )
+    with pytest.raises(IncompatibleModelError, match="channels"):
+        run(params("standard"), digits, tmp_path, init=build_model(colour))
+    with pytest.raises(IncompatibleModelError, match="channels"):
+        run(params("clead, base"), digits, tmp_path, base=build_model(colour))
+    with pytest.raises(IncompatibleModelError, match="need a classifier"):
+        run(params("clead, base"), digits, tmp_path, base=None)
+    with pytest.raises(DataError, match="a batch of 512"):
+        run(params("standard", batch_size=512, dataset={"name": "digits", "subset": 100}), digits, tmp_path)
+
+
+def test_specs_that_teach_little_are_warned_about(digits: Dataset, tmp_path: Path) -> None:
+    spec = params("clead", epochs=1, schedule={"warmup_epochs": 3}, dataset={"name": "digits", "subset": 64})
+    codes = [warning["code"] for warning in run(spec, digits, tmp_path).result["warnings"]]
+    assert codes == ["few-updates", "warmup-only"]
+
+
+def test_the_base_model_and_global_switches_are_left_alone(digits: Dataset, base: ImageModel, tmp_path: Path) -> None:
+    before = digest(base, tmp_path / "a")
+    modes = [module.training for module in base.modules()]
+    run(params("clead, online", dataset={"name": "digits", "subset": 64}, epochs=1), digits, tmp_path, base=base)
+    assert digest(base, tmp_path / "b") == before
+    assert [module.training for module in base.modules()] == modes
+    assert all(parameter.requires_grad for parameter in base.parameters())
+    assert not torch.are_deterministic_algorithms_enabled()

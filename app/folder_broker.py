@@ -1,0 +1,54 @@
+"""The embedded broker: kombu's ``filesystem`` transport, with messages that appear and leave the folder whole.
+
+kombu's own writes a message into its final file and moves it through the system's temporary folder, so that a reader
+can meet a half-written one, which ends a Celery worker. Here both are one rename inside the folder.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from kombu.transport import filesystem
+from kombu.utils import json
+
+
+class Channel(filesystem.Channel):
+    """Messages are files named ``<time>_<uuid>.<queue>.msg``; the oldest is taken first."""
+
+    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]  # as in kombu's own
+        folder = Path(self.data_folder_out)
+        folder.mkdir(parents=True, exist_ok=True)  # it may have been wiped since the start
+        name = f"{time.time_ns():020d}_{uuid.uuid4().hex}"
+        writing = folder / f"{name}.{queue}.writing"
+        writing.write_text(json.dumps(payload))  # type: ignore[no-untyped-call]
+        writing.replace(folder / f"{name}.{queue}.msg")
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        folder = Path(self.data_folder_in)
+        for message in sorted(_waiting(folder, queue)):
+            taken = message.with_suffix(f".{uuid.uuid4().hex}.taken")
+            try:
+                message.rename(taken)
+            except FileNotFoundError:
+                continue  # another worker was quicker
+            payload = json.loads(taken.read_text())  # type: ignore[no-untyped-call]
+            taken.unlink()
+            return payload
+        raise Empty
+
+    def _size(self, queue: str) -> int:
+        return len(_waiting(Path(self.data_folder_in), queue))
+
+
+def _waiting(folder: Path, queue: str) -> list[Path]:
+    return list(folder.glob(f"*.{queue}.msg"))  # empty, too, where the folder is gone
+
+
+class Transport(filesystem.Transport):
+    """What ``broker_transport`` names; polls ten times a second by default."""
+
+    Channel = Channel

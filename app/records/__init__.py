@@ -1,0 +1,34 @@
+"""The tables, as SQLAlchemy records."""
+
+from app.records.base import Base, epoch_now, new_id, utc_now
+from app.records.jobs import (
+    FINAL,
+    Checkpoint,
+    Job,
+    JobKind,
+    JobLabel,
+    JobStatus,
+    MetricPoint,
+    WorkerRecord,
+)
+from app.records.registry import IdempotencyKey, Model, ModelAlias, ModelVersion, StoredDataset
+
+__all__ = [
+    "FINAL",
+    "Base",
+    "Checkpoint",
+    "IdempotencyKey",
+    "Job",
+    "JobKind",
+    "JobLabel",
+    "JobStatus",
+    "MetricPoint",
+    "Model",
+    "ModelAlias",
+    "ModelVersion",
+    "StoredDataset",
+    "WorkerRecord",
+    "epoch_now",
+    "new_id",
+    "utc_now",
+]

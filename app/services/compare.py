@@ -1,0 +1,203 @@
+"""Comparisons of evaluations, in the layout of the paper's Table 1: a row a model and attack, before and after."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.errors import ConflictError, NotFoundError
+from app.records import Job, ModelVersion
+from app.services import models
+from app.services.plan import Step
+
+BASE_METHOD = "standard"
+COLUMNS = ("model", "method", "dataset", "images", "clean", "attack", "eps", "before", "after")
+
+
+def compare(session: Session, job_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows for finished evaluations (a protocol job stands for its own), in the order of ``job_ids``.
+
+    ``after`` is the model's robust accuracy; ``before`` that of the undefended model (trained by ``standard``) among
+    these jobs under the same attack on the same images, null if there is none or if the row is its own.
+    Raises NotFoundError, ConflictError for a job that has no evaluation to show.
+    """
+    rows = [row for job in _evaluations(session, job_ids) for row in _rows_of(session, job)]
+    bases = {_key(row): row for row in rows if row["method"] == BASE_METHOD}
+    for row in rows:
+        base = bases.get(_key(row))
+        row["before"] = None if base is None or row["method"] == BASE_METHOD else base["after"]
+        row["before_model"] = None if base is None or row["method"] == BASE_METHOD else base["model"]
+    return rows
+
+
+def _evaluations(session: Session, job_ids: Sequence[str]) -> Iterable[Job]:
+    seen: set[str] = set()
+    for job_id in job_ids:
+        job = session.get(Job, job_id)
+        if job is None:
+            raise NotFoundError(f"there is no job {job_id!r}")
+        if job.status != "succeeded" or job.result is None or job.kind not in ("evaluate", "protocol"):
+            raise ConflictError(
+                f"job {job.id} is a {job.status} {job.kind}; only finished evaluations and protocols compare"
+            )
+        ids = [row["evaluation"] for row in job.result["rows"]] if job.kind == "protocol" else [job.id]
+        for found in ids:
+            if found not in seen:
+                seen.add(found)
+                yield session.get_one(Job, found)
+
+
+def _rows_of(session: Session, job: Job) -> Iterable[dict[str, Any]]:
+    result: dict[str, Any] = job.result or {}
+    names = attack_names(result["attacks"])
+    for name, attack in zip(names, result["attacks"], strict=True):
+        yield {
+            "model": result["model"],
+            "method": method_of(session, result["model"]),
+            "dataset": result["dataset"]["name"],
+            "data": {**job.spec["dataset"], "sha256": result["dataset"].get("sha256")},
+            "images": result["dataset"]["size"],
+            "clean": result["clean_accuracy"],
+            "attack": name,
+            "norm": attack["spec"].get("norm"),
+            "eps": attack["spec"].get("eps"),
+            "spec": attack["spec"],
+            "after": attack["robust_accuracy"],
+            "ci95": attack["ci95"],
+            "threat_model": result.get("threat_model", "white-box"),
+            "job": job.id,
+        }
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return json.dumps([row["spec"], row["data"]], sort_keys=True)
+
+
+def method_of(session: Session, reference: str) -> str | None:
+    """The method that trained a model, of the pretraining for a probed one; null for uploaded or deleted models."""
+    try:
+        version: ModelVersion | None = models.resolve(session, reference)
+    except NotFoundError:
+        return None
+    while version is not None and version.job_id is not None:
+        job = session.get_one(Job, version.job_id)
+        if "method" in job.spec:
+            return str(job.spec["method"])
+        try:
+            version = models.resolve(session, job.spec["model"])
+        except NotFoundError:
+            return None
+    return None
+
+
+def attack_names(attacks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each attack of a result that no other has: ``pgd``, and ``pgd-100`` for a second with 100 steps."""
+    names: list[str] = []
+    for attack in attacks:
+        name, steps = attack["name"], attack["spec"].get("steps")
+        candidates = [name, f"{name}-{steps}"] if steps is not None else [name]
+        candidates += [f"{candidates[-1]}-{number}" for number in range(2, len(attacks) + 2)]
+        names.append(next(candidate for candidate in candidates if candidate not in names))
+    return names
+
+
+def protocol_result(plan: Sequence[Step], jobs: Mapping[str | None, Job], *, seed: int) -> dict[str, Any]:
+    """The result of a protocol job, from its finished children by step key: a row a method.
+
+    ``seconds`` is the time of the method's training steps, from claim to end, pretraining and probe included.
+    """
+    rows = []
+    for step in plan:
+        if step.kind != "evaluate":
+            continue
+        job = jobs[step.key]
+        result: dict[str, Any] = job.result or {}
+        names = attack_names(result["attacks"])
+        training = [jobs[other.key] for other in plan if other.method == step.method and other.kind != "evaluate"]
+        row = {"method": step.method, "model": result["model"], "clean": result["clean_accuracy"]}
+        row |= {name: attack["robust_accuracy"] for name, attack in zip(names, result["attacks"], strict=True)}
+        row["seconds"] = sum(_seconds(other) for other in training)
+        row["ci95"] = {name: attack["ci95"] for name, attack in zip(names, result["attacks"], strict=True)}
+        if "clean_ci95" in result:
+            row["ci95"]["clean"] = result["clean_ci95"]
+        row["evaluation"] = job.id
+        rows.append(row)
+        first = result
+    return {"rows": rows, "protocol": _conditions(first, seed=seed)}
+
+
+def _conditions(result: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+    """What a reader must know to judge the rows: threat model, norm, radius, steps, number of images."""
+    bounded = [attack["spec"] for attack in result["attacks"] if attack["spec"].get("eps") is not None]
+    steps = next((spec["steps"] for spec in bounded if spec.get("steps") is not None), None)
+    return {
+        "threat_model": result.get("threat_model", "white-box"),
+        "norm": bounded[0].get("norm", "linf") if bounded else None,
+        "eps": bounded[0]["eps"] if bounded else None,
+        "steps": steps,
+        "images": result["dataset"]["size"],
+        "seed": seed,
+    }
+
+
+def _seconds(job: Job) -> float:
+    if job.started_at is None or job.finished_at is None:
+        return 0.0
+    return round((job.finished_at - job.started_at).total_seconds(), 3)
+
+
+def render(rows: Sequence[Mapping[str, Any]], format: str) -> str:
+    """Rows as ``json``, ``csv``, ``markdown`` or ``latex`` text."""
+    renderers: dict[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
+        "json": lambda rows: json.dumps({"rows": list(rows)}, indent=2, ensure_ascii=False),
+        "csv": _csv,
+        "markdown": _markdown,
+        "latex": _latex,
+    }
+    return renderers[format](rows)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    target = io.StringIO()
+    columns = [*COLUMNS, "ci95_low", "ci95_high"]
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = [*(row[column] for column in COLUMNS), *row["ci95"]]
+        writer.writerow(["" if value is None else value for value in values])
+    return target.getvalue()
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for row in rows:
+        cells = [_cell(row, column).replace("\\", "\\\\").replace("|", "\\|") for column in COLUMNS]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _latex(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A tabular for the booktabs package."""
+    lines = [r"\begin{tabular}{lllrrlrrr}", r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
+    lines += [" & ".join(_tex(_cell(row, column)) for column in COLUMNS) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    """Accuracies in percent with one decimal, as the field's tables give them."""
+    value = row[column]
+    if value is None:
+        return "–"
+    if column in ("clean", "before", "after"):
+        return f"{100 * value:.1f}"
+    return f"{value:.4g}" if column == "eps" else str(value)
+
+
+def _tex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)

@@ -1,0 +1,122 @@
+"""Uploaded data sets. The built-in ones are in ``models.data.DATASETS``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.errors import ConflictError, NotFoundError
+from app.records import StoredDataset
+from models.data.spec import DATASETS
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A data set, built in or uploaded. ``sha256`` is of the upload; a built-in one's is known to its result only."""
+
+    name: str
+    source: str
+    kind: Literal["builtin", "upload"]
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    train_size: int
+    test_size: int
+    sha256: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def register(
+    session: Session,
+    *,
+    name: str,
+    format: str,
+    sha256: str,
+    size: int,
+    classes: list[str],
+    image_shape: tuple[int, int, int],
+    train_size: int,
+    test_size: int,
+    mean: list[float],
+    std: list[float],
+) -> StoredDataset:
+    """Writing. Record a checked upload that lies in the storage under ``sha256``.
+
+    The same name with the same bytes answers the record that is there; other bytes, or the name of a built-in data
+    set: ConflictError.
+    """
+    if name in DATASETS:
+        raise ConflictError(f"{name!r} is a built-in data set; give another name")
+    found = session.get(StoredDataset, name)
+    if found is not None:
+        if found.sha256 != sha256:
+            raise ConflictError(f"data set {name!r} exists with other contents; give another name")
+        return found
+    values: dict[str, Any] = {"classes": list(classes), "image_shape": list(image_shape), "mean": list(mean)}
+    record = StoredDataset(
+        name=name,
+        format=format,
+        sha256=sha256,
+        size=size,
+        train_size=train_size,
+        test_size=test_size,
+        std=list(std),
+        **values,
+    )
+    session.add(record)
+    session.flush()
+    return record
+
+
+def find(session: Session, name: str) -> DatasetInfo:
+    """The data set called ``name``; NotFoundError lists what there is."""
+    if name in DATASETS:
+        return _builtin(name)
+    record = session.get(StoredDataset, name)
+    if record is None:
+        known = [*DATASETS, *session.scalars(select(StoredDataset.name).order_by(StoredDataset.name).limit(50))]
+        raise NotFoundError(f"there is no data set {name!r}; known: {', '.join(known)}")
+    return _uploaded(record)
+
+
+def stored(session: Session, name: str) -> StoredDataset | None:
+    """The upload called ``name``; None for a built-in or unknown one."""
+    return session.get(StoredDataset, name)
+
+
+def list_datasets(session: Session) -> list[DatasetInfo]:
+    """Uploads, newest first, then the built-in ones by name."""
+    uploads = session.scalars(select(StoredDataset).order_by(StoredDataset.created_at.desc(), StoredDataset.name))
+    return [*(_uploaded(record) for record in uploads), *(_builtin(name) for name in DATASETS)]
+
+
+def _builtin(name: str) -> DatasetInfo:
+    entry = DATASETS[name]
+    return DatasetInfo(
+        name=entry.name,
+        source=entry.source,
+        kind="builtin",
+        classes=tuple(entry.classes),
+        image_shape=entry.image_shape,
+        train_size=entry.train_size,
+        test_size=entry.test_size,
+    )
+
+
+def _uploaded(record: StoredDataset) -> DatasetInfo:
+    channels, height, width = record.image_shape
+    return DatasetInfo(
+        name=record.name,
+        source=f"upload ({record.format})",
+        kind="upload",
+        classes=tuple(record.classes),
+        image_shape=(channels, height, width),
+        train_size=record.train_size,
+        test_size=record.test_size,
+        sha256=record.sha256,
+        mean=tuple(record.mean),
+        std=tuple(record.std),
+    )

@@ -1,0 +1,173 @@
+"""The model registry: versions, aliases, references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, exists, or_, select
+from sqlalchemy.orm import Session
+
+from app.errors import ConflictError, NotFoundError
+from app.records import Job, Model, ModelAlias, ModelVersion
+from app.services.paging import DEFAULT_LIMIT, Page, make_cursor, read_cursor, take_limit
+
+
+def register_version(
+    session: Session,
+    *,
+    name: str,
+    sha256: str,
+    size: int,
+    card: Mapping[str, Any],
+    job_id: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> ModelVersion:
+    """Writing. Add the next version of ``name`` (made if new) for weights that lie in the storage."""
+    model = session.get(Model, name, with_for_update=True)
+    if model is None:
+        model = Model(name=name, next_version=1)
+        session.add(model)
+    version = ModelVersion(
+        name=name,
+        version=model.next_version,
+        sha256=sha256,
+        size=size,
+        card=dict(card),
+        job_id=job_id,
+        metrics=dict(metrics or {}),
+    )
+    model.next_version += 1
+    session.flush()  # the model's row first: the version's foreign key needs it
+    session.add(version)
+    session.flush()
+    return version
+
+
+def resolve(session: Session, reference: str) -> ModelVersion:
+    """The version that ``name`` (its newest), ``name@version`` or ``name@alias`` means; NotFoundError."""
+    name, _, selector = reference.partition("@")
+    if not selector:
+        newest = select(ModelVersion).where(ModelVersion.name == name).order_by(ModelVersion.version.desc()).limit(1)
+        found = session.scalars(newest).first()
+    elif selector.isascii() and selector.isdigit():
+        found = session.get(ModelVersion, (name, int(selector))) if len(selector) < 10 else None
+    else:
+        alias = session.get(ModelAlias, (name, selector))
+        found = session.get(ModelVersion, (name, alias.version)) if alias else None
+    if found is None:
+        raise NotFoundError(f"there is no model {reference!r}; {_known(session, name)}")
+    return found
+
+
+def _known(session: Session, name: str) -> str:
+    versions = list(session.scalars(select(ModelVersion.version).where(ModelVersion.name == name)))
+    aliases = list(session.scalars(select(ModelAlias.alias).where(ModelAlias.name == name)))
+    if versions:
+        return f"{name} has {', '.join([*(str(version) for version in sorted(versions)), *sorted(aliases)])}"
+    names = list(session.scalars(select(Model.name).where(_has_versions()).order_by(Model.name).limit(20)))
+    return f"registered: {', '.join(names)}" if names else "no model is registered yet"
+
+
+def _has_versions() -> Any:
+    return exists().where(ModelVersion.name == Model.name)
+
+
+def get_version(session: Session, name: str, version: int) -> ModelVersion:
+    """That version; NotFoundError."""
+    return resolve(session, f"{name}@{version}")
+
+
+def list_models(session: Session, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[str]:
+    """Names with at least one version, newest model first."""
+    query = select(Model).where(_has_versions()).order_by(Model.created_at.desc(), Model.name.desc())
+    if cursor is not None:
+        after = session.get(Model, read_cursor(cursor)[0])
+        if after is not None:
+            older = Model.created_at < after.created_at
+            query = query.where(or_(older, (Model.created_at == after.created_at) & (Model.name < after.name)))
+    found = list(session.scalars(query.limit(take_limit(limit) + 1)))
+    items = [model.name for model in found[:limit]]
+    return Page(items, make_cursor(items[-1]) if len(found) > limit else None)
+
+
+def list_versions(session: Session, name: str) -> list[ModelVersion]:
+    """Every version of ``name``, newest first; NotFoundError if there is none."""
+    query = select(ModelVersion).where(ModelVersion.name == name).order_by(ModelVersion.version.desc())
+    found = list(session.scalars(query))
+    if not found:
+        raise NotFoundError(f"there is no model {name!r}; {_known(session, name)}")
+    return found
+
+
+def list_aliases(session: Session, name: str) -> dict[str, int]:
+    """Alias → version of ``name``."""
+    query = select(ModelAlias).where(ModelAlias.name == name).order_by(ModelAlias.alias)
+    return {alias.alias: alias.version for alias in session.scalars(query)}
+
+
+def find_alias(session: Session, alias: str) -> list[ModelVersion]:
+    """The versions that carry ``alias``, one a model at most, the alias of the name that sorts first leading."""
+    query = (
+        select(ModelVersion)
+        .join(ModelAlias, (ModelAlias.name == ModelVersion.name) & (ModelAlias.version == ModelVersion.version))
+        .where(ModelAlias.alias == alias)
+        .order_by(ModelVersion.name)
+    )
+    return list(session.scalars(query))
+
+
+def set_alias(session: Session, name: str, *, alias: str, version: int) -> ModelAlias:
+    """Writing. Let ``name@alias`` mean ``version``; NotFoundError, ConflictError for an alias made of digits."""
+    if alias.isdigit():
+        raise ConflictError(f"alias {alias!r} would read as a version number; give it a letter")
+    get_version(session, name, version)
+    found = session.get(ModelAlias, (name, alias), with_for_update=True)
+    if found is None:
+        found = ModelAlias(name=name, alias=alias, version=version)
+        session.add(found)
+    found.version = version
+    session.flush()
+    return found
+
+
+def delete_alias(session: Session, name: str, *, alias: str) -> None:
+    """Writing. Forget ``name@alias``; NotFoundError."""
+    found = session.get(ModelAlias, (name, alias))
+    if found is None:
+        raise NotFoundError(f"model {name!r} has no alias {alias!r}")
+    session.delete(found)
+    session.flush()
+
+
+def delete_version(session: Session, name: str, *, version: int) -> str | None:
+    """Writing. Forget a version.
+
+    Returns the sha256 of weights that no other version uses any more, for the caller to delete from the storage
+    after the commit, else None. ConflictError while an alias or an unfinished job needs the version.
+    """
+    found = get_version(session, name, version)
+    aliases = [alias for alias, number in list_aliases(session, name).items() if number == version]
+    if aliases:
+        raise ConflictError(f"{found.reference} carries the alias {', '.join(aliases)}; move or delete it first")
+    users = _unfinished_users(session, found.reference)
+    if users:
+        raise ConflictError(f"{found.reference} is needed by the unfinished job {users[0]}; cancel it first")
+    session.delete(found)
+    session.flush()
+    shared = session.scalar(select(exists().where(ModelVersion.sha256 == found.sha256)))
+    return None if shared else found.sha256
+
+
+def delete_model(session: Session, name: str) -> list[str]:
+    """Writing. Forget every version of ``name``; returns the hashes to delete, as :func:`delete_version`."""
+    versions = list_versions(session, name)
+    hashes = [delete_version(session, name, version=version.version) for version in versions]
+    session.execute(delete(ModelAlias).where(ModelAlias.name == name))
+    return [sha256 for sha256 in hashes if sha256 is not None]
+
+
+def _unfinished_users(session: Session, reference: str) -> list[str]:
+    """Ids of the queued and running jobs whose spec names ``reference`` in a top-level field."""
+    query = select(Job).where(Job.status.in_(("queued", "running")), Job.queue.is_not(None)).order_by(Job.id)
+    return [job.id for job in session.scalars(query) if reference in job.spec.values()]

@@ -1,0 +1,245 @@
+"""Whether a spec can run. A spec that never can is refused here, with a pointer to each field, and never by a worker.
+
+Fields are checked by their pydantic classes; here, what only the database and the registries know: that models and data
+exist, that a classifier is one, that shapes and classes fit. The result has every default written out and every model
+pinned to its version, so that posting it again repeats the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy.orm import Session
+
+from app.errors import FieldError, InvalidSpecError, NotFoundError
+from app.records import ModelVersion
+from app.services import datasets, models
+from app.services.datasets import DatasetInfo
+from app.services.plan import steps
+from app.services.presets import ProtocolParams, training_size
+from models.evaluation_spec import EvaluationParams
+from models.methods.spec import METHODS
+from models.networks import IncompatibleModelError, build_model
+from models.registry import UnknownNameError
+from models.specs import (
+    EvaluationData,
+    ModelCard,
+    Name,
+    ProbeParams,
+    Spec,
+    TrainingData,
+    TrainingParams,
+    model_references,
+)
+
+LabelKey = Annotated[str, Field(min_length=1, max_length=100)]
+LabelValue = Annotated[str, Field(max_length=500)]
+
+
+class _Extras(Spec):
+    """What a body carries beside the spec."""
+
+    register_as: Name | None = None
+    labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=50)
+
+
+def validate(
+    session: Session, *, kind: str, body: Mapping[str, Any]
+) -> tuple[dict[str, Any], str | None, dict[str, str]]:
+    """The resolved spec, the name to register the result under (None: it makes no model), and the labels.
+
+    Raises InvalidSpecError with a pointer for each wrong field.
+    """
+    extra_names = ["labels"] if kind in ("evaluate", "protocol") else ["labels", "register_as"]
+    given = {name: body[name] for name in extra_names if name in body}
+    params_class = _params_class(kind, body)
+    extras, params = _parse(
+        (_Extras, given), (params_class, {k: v for k, v in body.items() if k not in given}), body=body
+    )
+    assert isinstance(extras, _Extras)
+    if isinstance(params, ProtocolParams):
+        return _protocol(session, params, body), None, dict(extras.labels)
+    spec = params.model_dump(mode="json")
+    errors: list[FieldError] = []
+    versions = _resolve(session, params, spec=spec, errors=errors)
+    data = _dataset(session, params, errors=errors)
+    if data is not None:
+        errors += _misfits(params, data, versions)
+    if errors:
+        raise _refusal(errors)
+    return spec, _register_as(extras.register_as, params, versions), dict(extras.labels)
+
+
+def _params_class(kind: str, body: Mapping[str, Any]) -> type[BaseModel]:
+    fixed: dict[str, type[BaseModel]] = {
+        "probe": ProbeParams,
+        "evaluate": EvaluationParams,
+        "protocol": ProtocolParams,
+    }
+    if kind in fixed:
+        return fixed[kind]
+    known = [entry.name for entry in METHODS.entries() if entry.kind == kind]
+    method = body.get("method")
+    if not isinstance(method, str) or method not in known:
+        shown = "no method is given" if method is None else f"{str(method)[:60]!r} is not a method of this kind"
+        raise _refusal([{"pointer": "/method", "detail": f"{shown}; give one of: {', '.join(known)}"}])
+    return METHODS[method].params
+
+
+def _parse(*parts: tuple[type[BaseModel], Mapping[str, Any]], body: Mapping[str, Any]) -> list[BaseModel]:
+    """Each class filled from its values; the errors of all together."""
+    parsed, errors = [], []
+    for model, values in parts:
+        try:
+            parsed.append(model.model_validate(values))
+        except ValidationError as error:
+            errors += [
+                FieldError(pointer=_pointer(item["loc"], body), detail=item["msg"].removeprefix("Value error, "))
+                for item in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+    if errors:
+        raise _refusal(errors)
+    return parsed
+
+
+def _pointer(location: tuple[int | str, ...], value: Any) -> str:
+    """JSON pointer of a pydantic location; steps that are not in the client's JSON (tags of unions) are left out."""
+    found = []
+    for index, step in enumerate(location):
+        if isinstance(value, Mapping) and (step in value or index == len(location) - 1):
+            value = value.get(step)
+        elif isinstance(value, list | tuple) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            continue
+        found.append("/" + str(step).replace("~", "~0").replace("/", "~1"))
+    return "".join(found)
+
+
+def _refusal(errors: list[FieldError]) -> InvalidSpecError:
+    first = errors[0]
+    more = "" if len(errors) == 1 else f" (and {len(errors) - 1} more)"
+    return InvalidSpecError(f"{first['pointer'] or 'the body'}: {first['detail']}{more}", errors=errors)
+
+
+def _resolve(
+    session: Session, params: BaseModel, *, spec: dict[str, Any], errors: list[FieldError]
+) -> dict[str, ModelVersion]:
+    """The versions that the spec's references mean, by field; ``spec`` gets them pinned as name@version."""
+    versions = {}
+    for field, reference in model_references(params).items():
+        try:
+            versions[field] = models.resolve(session, reference)
+        except NotFoundError as error:
+            errors.append({"pointer": f"/{field}", "detail": error.detail})
+            continue
+        spec[field] = versions[field].reference
+    return versions
+
+
+def _dataset(session: Session, params: BaseModel, *, errors: list[FieldError]) -> DatasetInfo | None:
+    chosen: TrainingData = params.dataset  # type: ignore[attr-defined]  # every kind of job names its data
+    try:
+        data = datasets.find(session, chosen.name)
+    except NotFoundError as error:
+        errors.append({"pointer": "/dataset/name", "detail": error.detail})
+        return None
+    split = chosen.split if isinstance(chosen, EvaluationData) else "train"
+    size = data.test_size if split == "test" else data.train_size
+    if size == 0:
+        errors.append({"pointer": "/dataset", "detail": f"the {split} split of {data.name} is empty"})
+    elif chosen.subset is not None and chosen.subset > size:
+        detail = f"the {split} split of {data.name} has {size} images; give 1 to {size}, or null for all"
+        errors.append({"pointer": "/dataset/subset", "detail": detail})
+    return data
+
+
+def _misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVersion]) -> Iterator[FieldError]:
+    """What does not fit together, for each kind of params."""
+    if isinstance(params, TrainingParams | ProbeParams):
+        size = training_size(params.dataset, data)
+        if params.batch_size > size:
+            yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
+    for field, version in versions.items():
+        card = ModelCard.model_validate(version.card)
+        if card.image_shape != data.image_shape:
+            detail = f"{version.reference} takes images {card.image_shape}; those of {data.name} are {data.image_shape}"
+            yield {"pointer": f"/{field}", "detail": detail}
+        elif field == "base_model" or isinstance(params, EvaluationParams):
+            yield from _classifier_misfits(field, version, card=card, data=data)
+    if isinstance(params, TrainingParams):
+        yield from _backbone_misfits(params, data, versions.get("init"))
+
+
+def _classifier_misfits(
+    field: str, version: ModelVersion, *, card: ModelCard, data: DatasetInfo
+) -> Iterator[FieldError]:
+    if card.kind != "classifier":
+        detail = f"{version.reference} is an {card.kind}; a classifier is needed: POST /jobs/probe makes one from it"
+        yield {"pointer": f"/{field}", "detail": detail}
+    elif len(card.classes or ()) != len(data.classes):
+        detail = (
+            f"{version.reference} tells {len(card.classes or ())} classes apart; {data.name} has {len(data.classes)}"
+        )
+        yield {"pointer": f"/{field}", "detail": detail}
+
+
+def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVersion | None) -> Iterator[FieldError]:
+    """Build the network without memory: whatever its builder refuses is refused here."""
+    import torch
+
+    channels = data.image_shape[0]
+    card = ModelCard(
+        kind="encoder",
+        backbone=params.backbone,
+        image_shape=data.image_shape,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
+    try:
+        with torch.device("meta"):
+            build_model(card)
+    except UnknownNameError as error:
+        yield {"pointer": "/backbone/name", "detail": str(error)}
+        return
+    except (IncompatibleModelError, ValueError) as error:
+        yield {"pointer": "/backbone", "detail": str(error)}
+        return
+    if init is not None and ModelCard.model_validate(init.card).backbone != params.backbone:
+        yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
+
+
+def _protocol(session: Session, params: ProtocolParams, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the whole plan: the data, the methods, and every child's fields (their models do not exist yet)."""
+    errors: list[FieldError] = []
+    for index, method in enumerate(params.methods):
+        if method not in METHODS:
+            detail = f"{method!r} is not a method; known: {', '.join(METHODS)}"
+            errors.append({"pointer": f"/methods/{index}", "detail": detail})
+        elif params.methods.index(method) < index:
+            errors.append({"pointer": f"/methods/{index}", "detail": f"{method!r} is listed twice"})
+    data = _dataset(session, params, errors=errors)
+    if data is not None and data.test_size == 0:
+        errors.append({"pointer": "/dataset/name", "detail": f"{data.name} has no test images to attack"})
+    if errors or data is None:
+        raise _refusal(errors)
+    for step in steps(params, data):
+        if step.needs is None:
+            validate(session, kind=step.kind, body=step.body({}))
+        else:
+            child = {k: v for k, v in step.body({step.needs: "model@1"}).items() if k not in ("register_as", "labels")}
+            _parse((_params_class(step.kind, child), child), body=body)
+    return {**params.model_dump(mode="json"), "register_prefix": params.register_prefix or data.name}
+
+
+def _register_as(given: str | None, params: BaseModel, versions: Mapping[str, ModelVersion]) -> str | None:
+    """The name to register under: the one given, or one made from what the job does."""
+    if isinstance(params, EvaluationParams):
+        return None
+    if given is not None:
+        return given
+    if isinstance(params, TrainingParams):
+        return f"{params.method}-{params.backbone.name}-{params.dataset.name}"[:100]
+    return f"{versions['model'].name}-linear"[:100]

@@ -1,0 +1,39 @@
+"""Adding a job's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.records import Job, JobLabel
+
+QUEUES = {"pretrain": "train", "probe": "train", "train": "train", "evaluate": "evaluate"}
+"""Queue of each kind of job that a worker runs. A protocol job is not among them: its children are."""
+
+
+def add_job(
+    session: Session,
+    *,
+    kind: str,
+    spec: Mapping[str, Any],
+    labels: Mapping[str, str] | None = None,
+    register_as: str | None = None,
+    parent_id: str | None = None,
+    step_key: str | None = None,
+) -> Job:
+    """Add a ``queued`` job."""
+    job = Job(
+        kind=kind,
+        status="queued",
+        queue=QUEUES.get(kind),
+        spec=dict(spec),
+        register_as=register_as,
+        parent_id=parent_id,
+        step_key=step_key,
+        labels=[JobLabel(key=key, value=value) for key, value in (labels or {}).items()],
+    )
+    session.add(job)
+    session.flush()
+    return job

@@ -1,0 +1,85 @@
+"""Jobs, metrics and examples in the shape of the HTTP contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.records import Job, MetricPoint
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """ISO 8601 in UTC with a ``Z``, to the millisecond."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def job_view(session: Session, job: Job) -> dict[str, Any]:
+    """One job as clients read it."""
+    return job_views(session, [job])[0]
+
+
+def job_views(session: Session, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Jobs as clients read them, with one query for all their children."""
+    parents = [job.id for job in jobs if job.kind == "protocol"]
+    children: dict[str, list[str]] = {}
+    if parents:
+        for child, parent in session.execute(
+            select(Job.id, Job.parent_id).where(Job.parent_id.in_(parents)).order_by(Job.id)
+        ):
+            children.setdefault(str(parent), []).append(child)
+    return [_view(job, children.get(job.id, [])) for job in jobs]
+
+
+def _view(job: Job, children: list[str]) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "status": job.status,
+        "spec": job.spec if job.register_as is None else {**job.spec, "register_as": job.register_as},
+        "progress": job.progress,
+        "result": job.result,
+        "error": job.error,
+        "attempt": job.attempt,
+        "parent": job.parent_id,
+        "step": job.step_key,
+        "children": children,
+        "labels": {label.key: label.value for label in job.labels},
+        "created_at": timestamp(job.created_at),
+        "started_at": timestamp(job.started_at),
+        "finished_at": timestamp(job.finished_at),
+    }
+
+
+def metric_series(session: Session, job_id: str, *, points: int | None = None) -> dict[str, list[list[float]]]:
+    """Each series as ``[[step, value], …]`` by step; with ``points``, thinned evenly to at most that many.
+
+    Thinning keeps the first and the last point.
+    """
+    query = select(MetricPoint.series, MetricPoint.step, MetricPoint.value).where(MetricPoint.job_id == job_id)
+    series: dict[str, list[list[float]]] = {}
+    for name, step, value in session.execute(query.order_by(MetricPoint.series, MetricPoint.step)):
+        series.setdefault(name, []).append([step, value])
+    if points is None:
+        return series
+    return {name: _thin(values, points) for name, values in series.items()}
+
+
+def _thin(values: list[list[float]], points: int) -> list[list[float]]:
+    if len(values) <= points:
+        return values
+    if points == 1:
+        return values[-1:]
+    last = len(values) - 1
+    return [values[round(index * last / (points - 1))] for index in range(points)]
+
+
+def metrics_after(session: Session, job_id: str, *, after: int, limit: int = 1000) -> list[MetricPoint]:
+    """Points that arrived after the one with id ``after``, in order of arrival."""
+    query = select(MetricPoint).where(MetricPoint.job_id == job_id, MetricPoint.id > after)
+    return list(session.scalars(query.order_by(MetricPoint.id).limit(limit)))

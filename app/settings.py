@@ -1,0 +1,97 @@
+"""Every option of the service, read from ``CLEAD_*`` environment variables. Passed around, never a global."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
+
+
+class Settings(BaseSettings):
+    """The options. The three URLs default to files below ``home``, so that nothing else has to run.
+
+    Sizes are in bytes, durations in seconds unless the name says ``_ms``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CLEAD_", extra="ignore", validate_default=True, frozen=True)
+
+    home: Path = Field(Path(".clead"), description="data folder: database, broker, artifacts, caches")
+    database_url: str = Field("", description="SQLAlchemy URL; default: SQLite below home")
+    broker_url: str = Field("", description="Celery broker URL; default: a folder below home")
+    storage_url: str = Field("", description="fsspec URL of the artifacts; default: a folder below home")
+
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0: any free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+    lease_seconds: float = Field(30.0, gt=0, le=86400, description="a worker silent for this long loses its job")
+    heartbeat_seconds: float = Field(1.0, gt=0, le=3600, description="how often a worker renews its lease")
+    reaper_seconds: float = Field(5.0, gt=0, le=3600, description="how often an idle worker looks for lost jobs")
+    checkpoint_seconds: float = Field(30.0, ge=0, le=86400, description="time between resume checkpoints")
+    stop_seconds: float = Field(30.0, gt=0, le=3600, description="grace for a job to save itself before a kill")
+    max_attempts: int = Field(3, ge=1, le=1000, description="deaths without a new checkpoint before a job fails")
+    device: str = Field("auto", max_length=50, description='torch device of the workers: "auto", "cpu", "cuda:0"')
+
+    threads: int = Field(0, ge=0, le=1024, description="torch threads of a process; 0: all cores but one")
+
+    upload_max_bytes: int = Field(2048 * MIB, ge=1, description="largest upload of a data set or of weights")
+    image_max_bytes: int = Field(20 * MIB, ge=1, description="largest single image sent to /classify")
+    image_max_pixels: int = Field(50_000_000, ge=1, description="largest width × height of an image")
+    image_max_count: int = Field(256, ge=1, description="most images in one request")
+    queue_max_images: int = Field(1024, ge=1, description="images that may wait for inference")
+    batch_max_images: int = Field(64, ge=1, description="most images in one forward pass")
+    batch_wait_ms: float = Field(4.0, ge=0, le=10_000, description="longest wait for a batch to fill")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_urls(cls, values: dict[str, object]) -> dict[str, object]:
+        """Derive the URLs that are not given from ``home``, which is made absolute."""
+        home = Path(str(values.get("home") or ".clead")).expanduser().resolve()
+        defaults = {
+            "database_url": f"sqlite:///{home / 'clead.db'}",
+            "broker_url": f"filesystem://{home / 'broker'}",
+            "storage_url": f"file://{home / 'storage'}",
+        }
+        given = {name: value for name, value in values.items() if value not in ("", None)}
+        return {**defaults, **given, "home": home}
+
+    @model_validator(mode="after")
+    def _check_lease(self) -> Settings:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("lease_seconds must be at least twice heartbeat_seconds, or a late beat loses the job")
+        return self
+
+    def described(self) -> list[tuple[str, str, str, str]]:
+        """Environment variable, value, default and meaning of every option; passwords in URLs are masked."""
+        rows = []
+        for name, field in type(self).model_fields.items():
+            default = "below home" if name.endswith("_url") else str(field.default)
+            value = _PASSWORD.sub(r"\1***@", str(getattr(self, name)))
+            rows.append((f"CLEAD_{name.upper()}", value, default, field.description or ""))
+        return rows
+
+    @property
+    def torch_threads(self) -> int:
+        """Threads of one process's torch.
+
+        One core is left to the other processes: with a team on every core, each layer waits for the thread whose core
+        is busy (measured on two cores, one of them busy: 49 s where one thread takes 4 s).
+        """
+        return self.threads or max(1, (os.cpu_count() or 1) - 1)
+
+    @property
+    def data_cache(self) -> Path:
+        """Where a worker keeps downloaded and uploaded data sets."""
+        return self.home / "data"
+
+    @property
+    def work_dir(self) -> Path:
+        """Where a worker keeps the files of the jobs it runs now; nothing in it is needed after a restart."""
+        return self.home / "work"

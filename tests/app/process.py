@@ -1,0 +1,34 @@
+"""The API as its own process, as uvicorn runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from app.settings import Settings
+
+
+@contextmanager
+def running_api(settings: Settings) -> Iterator[httpx.Client]:
+    """A client of `uvicorn app.main:create_app --factory` on a free port, its settings taken from the environment."""
+    with socket.socket() as listener:
+        # Listening already: the first request waits for the process instead of being refused.
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--fd", str(listener.fileno())]
+        environment = os.environ | {"CLEAD_HOME": str(settings.home)}
+        process = subprocess.Popen(command, env=environment, pass_fds=[listener.fileno()])
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+                yield client
+        finally:
+            process.terminate()
+            # After its shutdown uvicorn raises the signal again, so that its parent sees what ended it.
+            assert process.wait(30) in (0, -signal.SIGTERM)

@@ -1,0 +1,110 @@
+"""A spec that cannot run is refused with pointers; one that can resolves to what repeats the run when posted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidSpecError
+from app.records.session import Database
+from app.services import models, specs
+from app.services.presets import perturbation_size
+
+BACKBONE = {"name": "resnet18", "width": 4, "blocks": [1]}
+TRAIN = {"method": "standard", "backbone": BACKBONE, "dataset": {"name": "digits"}, "batch_size": 64}
+EVALUATE = {"model": "net", "dataset": {"name": "digits"}, "attacks": [{"name": "pgd", "eps": "8/255"}]}
+
+
+def register(database: Database, name: str, **changes: Any) -> None:
+    card = {
+        "kind": "classifier",
+        "backbone": BACKBONE,
+        "image_shape": [1, 8, 8],
+        "classes": list("0123456789"),
+        "mean": [0.3],
+        "std": [0.4],
+        **changes,
+    }
+    with database.writing() as session:
+        models.register_version(session, name=name, sha256="0" * 64, size=1, card=card)
+
+
+def validate(database: Database, kind: str, body: dict[str, Any]) -> tuple[dict[str, Any], str | None, dict[str, str]]:
+    with database.session() as session:
+        return specs.validate(session, kind=kind, body=body)
+
+
+def pointers(database: Database, kind: str, body: dict[str, Any]) -> list[str]:
+    with pytest.raises(InvalidSpecError) as refusal:
+        validate(database, kind, body)
+    return sorted(error["pointer"] for error in refusal.value.errors)
+
+
+@pytest.fixture
+def registered(database: Database) -> Database:
+    register(database, "net")
+    register(database, "encoder", kind="encoder", classes=None)
+    register(database, "colour", image_shape=[3, 32, 32], mean=[0.5] * 3, std=[0.2] * 3)
+    register(database, "two", classes=["a", "b"])
+    return database
+
+
+def test_a_resolved_spec_resolves_to_itself(registered: Database) -> None:
+    for kind, body in (
+        ("train", TRAIN),
+        ("train", {**TRAIN, "init": "net"}),
+        ("probe", {"model": "encoder", "dataset": {"name": "digits"}}),
+        ("evaluate", {**EVALUATE, "curve": {"attack": "pgd", "eps": ["1/255", 0.1]}, "require": {"pgd": ">=0.4"}}),
+        ("evaluate", {**EVALUATE, "attacks": [{"name": "cw", "norm": "l2"}, {"name": "fgsm"}]}),
+        ("protocol", {"dataset": {"name": "digits"}}),
+    ):
+        spec, _, _ = validate(registered, kind, body)
+        assert validate(registered, kind, spec)[0] == spec
+
+
+def test_defaults_are_written_out_and_models_pinned(registered: Database) -> None:
+    spec, register_as, labels = validate(registered, "evaluate", {**EVALUATE, "labels": {"team": "vision"}})
+    assert (spec["model"], register_as, labels) == ("net@1", None, {"team": "vision"})
+    assert spec["attacks"][0]["eps"] == 8 / 255
+    assert spec["attacks"][0]["steps"] == 20
+    assert validate(registered, "train", {**TRAIN, "register_as": "mine"})[1] == "mine"
+    assert validate(registered, "train", TRAIN)[1] == "standard-resnet18-digits"
+    assert validate(registered, "probe", {"model": "encoder", "dataset": {"name": "digits"}})[1] == "encoder-linear"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "expected"),
+    [
+        ("train", {"method": "clead"}, ["/method"]),
+        ("train", {"method": ["x"]}, ["/method"]),
+        ("train", {"dataset": {"name": "none"}}, ["/dataset/name"]),
+        ("train", {"dataset": {"name": "digits", "subset": 2000}}, ["/dataset/subset"]),
+        ("train", {"dataset": {"name": "digits", "subset": 32}}, ["/batch_size"]),
+        ("train", {"backbone": {"name": "vgg"}}, ["/backbone/name"]),
+        ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
+        ("train", {"init": "none"}, ["/init"]),
+        ("train", {"init": "colour"}, ["/init"]),
+        ("train", {"init": "net", "backbone": {"name": "resnet18", "width": 8}}, ["/init"]),
+        ("train", {"labels": {"": "x"}}, ["/labels/"]),
+        ("train", {"register_as": "a b"}, ["/register_as"]),
+        ("evaluate", {"model": "encoder"}, ["/model"]),
+        ("evaluate", {"model": "colour"}, ["/model"]),
+        ("evaluate", {"model": "two"}, ["/model"]),
+        ("evaluate", {"model": "net@7", "dataset": {"name": "none"}}, ["/dataset/name", "/model"]),
+        ("evaluate", {"attacks": [{"name": "pgd"}, {"name": "fgsm", "stpe": 1}]}, ["/attacks/1/stpe"]),
+        ("evaluate", {"attacks": [{"name": "none"}]}, ["/attacks/0/name"]),
+        ("evaluate", {"register_as": "x"}, ["/register_as"]),
+    ],
+)
+def test_what_cannot_run_is_refused_where_it_is_wrong(
+    registered: Database, kind: str, changes: dict[str, Any], expected: list[str]
+) -> None:
+    body = {**(TRAIN if kind == "train" else EVALUATE), **changes}
+    assert pointers(registered, kind, body) == expected
+
+
+def test_the_radius_follows_the_images() -> None:
+    assert perturbation_size((1, 8, 8)) == 0.2
+    assert perturbation_size((1, 28, 28)) == 0.1
+    assert perturbation_size((3, 32, 32)) == perturbation_size((1, 64, 64)) == 8 / 255

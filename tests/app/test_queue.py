@@ -1,0 +1,48 @@
+"""Publishing never takes long and never fails a request; the folder broker hands messages out whole and once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from queue import Empty
+
+import pytest
+
+from app.queue import broker_folder, broker_reachable, create_celery, publish
+from app.settings import Settings
+from tests.servers import free_port
+
+
+def test_a_published_id_can_be_taken_once(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    celery = create_celery(settings)
+    assert publish(celery, "job-1", queue="train")
+    assert publish(celery, "job-2", queue="train")
+    with celery.connection_for_read() as connection:
+        channel = connection.default_channel
+        taken = [channel._get("train") for _ in range(2)]
+        with pytest.raises(Empty):
+            channel._get("train")
+    assert [message["headers"]["argsrepr"] for message in taken] == ["['job-1']", "['job-2']"]
+
+
+def test_a_wiped_broker_folder_comes_back(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    celery = create_celery(settings)
+    assert publish(celery, "job-1", queue="train")
+    shutil.rmtree(broker_folder(settings))
+    assert publish(celery, "job-2", queue="train")
+    with celery.connection_for_read() as connection:
+        assert connection.default_channel._size("train") == 1
+
+
+def test_a_broker_that_is_down_costs_no_exception(tmp_path: Path) -> None:
+    celery = create_celery(Settings(home=tmp_path, broker_url=f"redis://127.0.0.1:{free_port()}/0"))
+    assert not publish(celery, "job-1", queue="train")
+    assert not broker_reachable(celery)
+
+
+def test_redis_takes_messages(tmp_path: Path, redis_server: str) -> None:
+    celery = create_celery(Settings(home=tmp_path, broker_url=redis_server))
+    assert publish(celery, "job-1", queue="evaluate")
+    assert broker_reachable(celery)

@@ -1,0 +1,37 @@
+"""Options from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+
+def test_the_urls_lie_below_home_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLEAD_HOME", str(tmp_path / "x"))
+    monkeypatch.setenv("CLEAD_BROKER_URL", "redis://broker/1")
+    settings = Settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/x/clead.db"
+    assert settings.storage_url == f"file://{tmp_path}/x/storage"
+    assert settings.broker_url == "redis://broker/1"
+
+
+def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(home=Path("here")).home == tmp_path / "here"
+
+
+def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
+    with pytest.raises(ValidationError, match="twice heartbeat_seconds"):
+        Settings(lease_seconds=1, heartbeat_seconds=1)
+
+
+def test_every_option_is_described_and_passwords_are_masked() -> None:
+    settings = Settings(database_url="postgresql+psycopg://me:hunter2@host/db")
+    rows = settings.described()
+    assert {row[0] for row in rows} == {f"CLEAD_{name.upper()}" for name in Settings.model_fields}
+    assert all(row[3] for row in rows)
+    assert "hunter2" not in str(rows) and "postgresql+psycopg://me:***@host/db" in str(rows)

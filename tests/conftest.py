@@ -1,0 +1,91 @@
+"""Fixtures that several test folders share: real servers, and whole deployments on them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from app.records.session import Database
+from app.settings import Settings
+from app.storage import Storage
+from migrations import upgrade
+from tests import servers
+from tests.deployment import Deployment
+
+DEPLOYMENTS = ("sqlite+filesystem", "postgres+redis")
+
+# Two cores are shared by the tests and what they start; threads of one process only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of a real Redis."""
+    with servers.redis() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a real PostgreSQL server, without a database name."""
+    with servers.postgres() as url:
+        yield url
+
+
+def new_database(server: str) -> str:
+    """URL of a new, empty database on a PostgreSQL server."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server}/{name}"
+
+
+def database_urls(kind: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The URLs that differ between the deployments; the servers are started when first needed."""
+    if kind == "sqlite+filesystem":
+        return {}
+    broker = request.getfixturevalue("redis_server")
+    return {
+        "database_url": new_database(request.getfixturevalue("postgres_server")),
+        "broker_url": f"{broker.rpartition('/')[0]}/{next(_redis_numbers)}",
+    }
+
+
+_redis_numbers = iter(range(1, 10_000))  # each test takes its own of Redis's numbered databases, see servers.redis_on
+
+
+def make_settings(kind: str, request: pytest.FixtureRequest, home: Path, **values: Any) -> Settings:
+    """Settings of a deployment whose lost workers are noticed within seconds."""
+    fast = {"lease_seconds": 2.5, "heartbeat_seconds": 0.25, "reaper_seconds": 0.5, "checkpoint_seconds": 0.2}
+    return Settings(home=home, device="cpu", **fast | database_urls(kind, request) | values)
+
+
+@pytest.fixture(params=DEPLOYMENTS)
+def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
+    """A migrated installation without a worker, on each pair of database and broker."""
+    settings = make_settings(request.param, request, tmp_path / "home")
+    upgrade(settings)
+    made = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), tmp_path / "log")
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=("sqlite", "postgres"))
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty, migrated database of each kind."""
+    settings = Settings(home=tmp_path)
+    if request.param == "postgres":
+        url = new_database(request.getfixturevalue("postgres_server"))
+        settings = Settings(home=tmp_path, database_url=url)
+    upgrade(settings)
+    opened = Database(settings.database_url)
+    yield opened
+    opened.close()

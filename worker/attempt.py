@@ -1,0 +1,133 @@
+"""One attempt at a job: supervise its child, keep its checkpoints, and bring the outcome home."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from app.errors import DomainError
+from app.services import claims
+from app.services.claims import Claim
+from worker.context import Worker
+from worker.inputs import prepare
+from worker.lease import LeaseKeeper
+from worker.supervisor import Child, death_cause
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt's child ended.
+
+    ``done``: its output lies in the folder. ``stopped``: asked to, after a checkpoint. ``failed``: ``error`` says why,
+    and trying again would not help. ``died``: ``cause`` says how. ``lost``: the lease is gone; nothing may be written.
+    """
+
+    kind: Literal["done", "stopped", "failed", "died", "lost"]
+    error: dict[str, Any] | None = None
+    cause: str = ""
+
+
+class Attempt:
+    """Runs the child of one claim in ``folder`` until it ends."""
+
+    def __init__(self, worker: Worker, claim: Claim, *, folder: Path, lease: LeaseKeeper) -> None:
+        self._worker = worker
+        self._claim = claim
+        self._folder = folder
+        self._lease = lease
+        self._eta = Eta(time.monotonic)
+        self._stop_at: float | None = None
+        self._ending: Ending | None = None
+
+    def run(self) -> Ending:
+        """Never raises for what a job, its data or its process does."""
+        try:
+            task = prepare(self._worker, self._claim, folder=self._folder)
+        except (DomainError, OSError) as error:
+            log.warning("job %s: its inputs could not be fetched", self._claim.job_id, exc_info=True)
+            return Ending("died", cause=f"its inputs could not be fetched: {error}")
+        child = Child(task, name=f"job {self._claim.job_id}")
+        log.info("job %s: attempt %d runs in process %d", self._claim.job_id, self._claim.attempt, child.pid)
+        try:
+            self._listen(child)
+        finally:
+            child.kill()
+            status = child.wait()
+        if self._lease.lost:
+            return Ending("lost")
+        return self._ending or Ending("died", cause=death_cause(status, child.tail))
+
+    def _listen(self, child: Child) -> None:
+        """Take the child's events until it has ended, or has lost its right to run, or will not stop."""
+        interval = min(0.2, self._worker.settings.heartbeat_seconds)
+        while not self._lease.lost:
+            event = child.next_event(timeout=interval)
+            if event is not None:
+                if event["event"] == "exited":
+                    child.wait()
+                    return
+                self._take(event)
+            self._stop_if_asked(child)
+            if self._stop_at is not None and time.monotonic() > self._stop_at:
+                log.warning("job %s did not stop in time; killed", self._claim.job_id)
+                self._ending = self._ending or Ending("stopped")
+                return
+
+    def _stop_if_asked(self, child: Child) -> None:
+        if self._stop_at is None and (self._lease.cancelled or self._worker.stopping.is_set()):
+            self._stop_at = time.monotonic() + self._worker.settings.stop_seconds
+            child.stop()
+
+    def _take(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self._lease.progress(self._eta.with_estimate(event["progress"]))
+        elif kind == "metrics":
+            self._lease.metrics(event["step"], event["values"])
+        elif kind == "checkpoint":
+            self._keep_checkpoint(Path(event["path"]), step=event["step"])
+        elif kind == "error":
+            self._ending = Ending("failed", error=event["error"])
+        else:
+            self._ending = Ending("done" if kind == "done" else "stopped")
+
+    def _keep_checkpoint(self, path: Path, *, step: int) -> None:
+        """Bring a checkpoint into the storage. Where that fails the job goes on: it has older ones, or none."""
+        storage = self._worker.checkpoints_of(self._claim.job_id)
+        try:
+            artifact = storage.put_file(path)
+        except OSError:
+            log.warning("job %s: the checkpoint of step %d is lost", self._claim.job_id, step, exc_info=True)
+            return
+        finally:
+            path.unlink(missing_ok=True)
+        with self._worker.database.writing() as session:
+            old = claims.record_checkpoint(session, self._claim, sha256=artifact.sha256, size=artifact.size, step=step)
+        for sha256 in old or []:
+            storage.delete(sha256)
+
+
+class Eta:
+    """Estimates the seconds left of a stage from its own speed since it was first seen."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._stage: tuple[str, str, int] | None = None
+        self._start = (0.0, 0)
+
+    def with_estimate(self, progress: dict[str, Any]) -> dict[str, Any]:
+        """``progress`` with ``eta_seconds``, which is None until there is something to estimate from."""
+        stage = (progress["stage"], progress["unit"], progress["total"])
+        if stage != self._stage:
+            self._stage, self._start = stage, (self._clock(), progress["done"])
+        began, done_then = self._start
+        gained = progress["done"] - done_then
+        left = progress["total"] - progress["done"]
+        eta = round((self._clock() - began) / gained * left, 1) if gained > 0 else None
+        return {**progress, "eta_seconds": eta}

@@ -1,0 +1,50 @@
+"""What one worker process holds open, and what it does now."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from dataclasses import dataclass, field
+
+from celery import Celery
+
+from app.queue import create_celery
+from app.records import new_id
+from app.records.session import Database
+from app.settings import Settings
+from app.storage import Storage
+
+
+@dataclass
+class Worker:
+    """One worker process. ``stopping`` is set once it should hand its job back and end."""
+
+    settings: Settings
+    queues: tuple[str, ...]
+    database: Database
+    storage: Storage
+    celery: Celery
+    id: str
+    stopping: threading.Event = field(default_factory=threading.Event)
+    idle: threading.Event = field(default_factory=threading.Event)
+    """Set while no job runs here."""
+    job_id: str | None = None
+
+    @classmethod
+    def open(cls, settings: Settings, *, queues: tuple[str, ...]) -> Worker:
+        """A worker with an id that no other has had."""
+        worker = cls(
+            settings=settings,
+            queues=queues,
+            database=Database(settings.database_url),
+            storage=Storage(settings.storage_url),
+            celery=create_celery(settings),
+            id=f"{socket.gethostname()[:100]}-{os.getpid()}-{new_id()[-12:]}",
+        )
+        worker.idle.set()
+        return worker
+
+    def checkpoints_of(self, job_id: str) -> Storage:
+        """The storage of a job's own checkpoints, which no other job shares."""
+        return self.storage.scoped(f"checkpoints/{job_id}")

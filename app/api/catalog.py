@@ -1,0 +1,67 @@
+"""What the service offers, and the comparison of what it measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from app.api.dependencies import Opened
+from app.errors import FieldError, InvalidSpecError
+from app.schemas.catalog import Attacks, AttackView, Methods, MethodView
+from app.schemas.problems import problem_responses
+from app.services import compare as comparison
+from models.attacks.spec import ATTACKS
+from models.methods.spec import METHODS
+
+router = APIRouter()
+
+Format = Literal["json", "csv", "markdown", "latex"]
+MOST_JOBS = 200
+_MEDIA_TYPES: dict[Format, str] = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "markdown": "text/markdown",
+    "latex": "application/x-latex",
+}
+_TABLE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The table: a row a model, clean accuracy and robust accuracy by attack, fractions in [0, 1].",
+        "content": {media_type: {"schema": {"type": "string"}} for media_type in _MEDIA_TYPES.values()},
+    }
+}
+
+
+@router.get("/methods", response_model=Methods, tags=["catalog"], summary="List methods of training")
+def list_methods() -> Methods:
+    """Every method of pretraining and training with its parameters, defaults, paper and formula."""
+    return Methods(items=[MethodView.of(entry) for entry in METHODS.entries()])
+
+
+@router.get("/attacks", response_model=Attacks, tags=["catalog"], summary="List attacks")
+def list_attacks() -> Attacks:
+    """Every attack with its parameters, bounds and source."""
+    return Attacks(items=[AttackView.of(entry) for entry in ATTACKS.entries()])
+
+
+@router.get(
+    "/compare",
+    response_class=Response,
+    tags=["jobs"],
+    summary="Compare evaluations",
+    responses={**_TABLE, **problem_responses(404, 409, 422)},
+)
+def compare(
+    opened: Opened,
+    jobs: Annotated[str, Query(max_length=20_000, description="ids of evaluations or protocols, comma-separated")],
+    *,
+    format: Annotated[Format, Query(description="how the table is written")] = "json",
+) -> Response:
+    """The paper's Table 1 layout: one row a model and attack, before and after."""
+    ids = [job_id.strip() for job_id in jobs.split(",") if job_id.strip()]
+    if not 1 <= len(ids) <= MOST_JOBS:
+        detail = f"{len(ids)} jobs are named; give 1 to {MOST_JOBS} ids, separated by commas"
+        raise InvalidSpecError(detail, errors=[FieldError(pointer="/jobs", detail=detail)])
+    with opened.database.session() as session:
+        rows = comparison.compare(session, ids)
+    return Response(comparison.render(rows, format), media_type=_MEDIA_TYPES[format])

@@ -1,0 +1,105 @@
+"""Data sets: the built-in ones, and uploads."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Path, Response, UploadFile, status
+from sqlalchemy.orm import Session
+
+from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, Limit, Opened
+from app.api.idempotency import once
+from app.api.requests import StrictRoute
+from app.errors import FieldError, InvalidSpecError
+from app.schemas.catalog import DatasetPage, DatasetView
+from app.schemas.problems import problem_responses
+from app.services import datasets
+from app.services.paging import make_cursor, read_cursor
+from models.data import DataError, UploadSummary, check_upload
+from models.specs import Name
+
+router = APIRouter(prefix="/datasets", tags=["data sets"], route_class=StrictRoute)
+
+CHUNK = 1024 * 1024
+
+
+@router.get("", response_model=DatasetPage, summary="List data sets", responses=problem_responses(422))
+def list_datasets(opened: Opened, *, limit: Limit = FIRST_PAGE, cursor: Cursor = None) -> Any:
+    """Uploads, newest first, then the built-in ones."""
+    with opened.database.session() as session:
+        found = datasets.list_datasets(session)
+    if cursor is not None:
+        after = read_cursor(cursor)[0]
+        names = [info.name for info in found]
+        found = found[names.index(after) + 1 :] if after in names else []
+    items = found[:limit]
+    next_cursor = make_cursor(items[-1].name) if len(found) > limit else None
+    return DatasetPage(items=[DatasetView.of(info) for info in items], next_cursor=next_cursor)
+
+
+@router.get("/{name}", response_model=DatasetView, summary="Read a data set", responses=problem_responses(404))
+def read_dataset(opened: Opened, name: Annotated[str, Path(max_length=100)]) -> Any:
+    """Sizes, classes, shape, hash, channel statistics."""
+    with opened.database.session() as session:
+        return DatasetView.of(datasets.find(session, name))
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_201_CREATED,
+    response_model=DatasetView,
+    summary="Upload a data set",
+    responses=problem_responses(400, 409, 413, 422),
+)
+def upload_dataset(
+    opened: Opened,
+    response: Response,
+    *,
+    name: Annotated[Name, Form(description="name for `dataset.name` in specs")],
+    file: Annotated[
+        UploadFile,
+        File(
+            description="a zip of train/<class>/*.png|jpg and test/<class>/…, or an npz with "
+            "x_train, y_train, x_test, y_test"
+        ),
+    ],
+    idempotency_key: IdempotencyKey = None,
+) -> Any:
+    """Every image is decoded once before anything is kept. The same name with the same bytes answers what is there."""
+    with tempfile.TemporaryDirectory(prefix="clead-upload-") as folder:
+        path = FilePath(folder) / "upload"
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.file, target, CHUNK)
+        summary = _check(path)
+        artifact = opened.storage.put_file(path)
+
+    def create(session: Session) -> dict[str, Any]:
+        datasets.register(
+            session,
+            name=name,
+            format=summary.format,
+            sha256=artifact.sha256,
+            size=artifact.size,
+            classes=list(summary.classes),
+            image_shape=summary.image_shape,
+            train_size=summary.train_size,
+            test_size=summary.test_size,
+            mean=list(summary.mean),
+            std=list(summary.std),
+        )
+        return DatasetView.of(datasets.find(session, name)).model_dump(mode="json")
+
+    body = {"name": name, "sha256": artifact.sha256}
+    view, _ = once(opened, create, scope="POST /datasets", key=idempotency_key, body=body)
+    response.headers["Location"] = f"/datasets/{name}"
+    return view
+
+
+def _check(path: FilePath) -> UploadSummary:
+    try:
+        return check_upload(path)
+    except DataError as error:
+        raise InvalidSpecError(str(error), errors=[FieldError(pointer="/file", detail=str(error))]) from None

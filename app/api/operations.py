@@ -1,0 +1,131 @@
+"""Is it alive, is it ready, what does it do, what is it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version as installed_version
+
+import torch
+from fastapi import APIRouter, Request, Response, status
+from kombu.exceptions import OperationalError as BrokerError
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.api.dependencies import Opened, Resources
+from app.api.inference import DEFAULT_ALIAS
+from app.api.telemetry import Telemetry
+from app.errors import DomainError
+from app.queue import QUEUES, broker_folder
+from app.schemas.operations import Check, Health, Readiness, Version
+from app.services import models, workers
+
+router = APIRouter(tags=["operations"])
+
+BROKER_SECONDS = 1.0
+
+
+@router.get("/healthz", response_model=Health, summary="Does the process live?")
+def healthz() -> Health:
+    """Answers as long as the process does; asks nothing else."""
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    response_model=Readiness,
+    summary="Can the service do its work?",
+    responses={503: {"model": Readiness, "description": "Something is missing; `detail` and `checks` name it."}},
+)
+def readyz(opened: Opened, response: Response) -> Readiness:
+    """Database, broker, storage, a worker seen lately for every queue, and the production model loaded and warm."""
+    steps: dict[str, Callable[[Resources], Check]] = {
+        "database": _database,
+        "broker": _broker,
+        "storage": _storage,
+        "worker": _worker,
+        "models": _models,
+    }
+    checks = {name: check(opened) for name, check in steps.items()}
+    missing = [f"{name}: {check.detail}" for name, check in checks.items() if not check.ok]
+    if not missing:
+        return Readiness(status="ready", detail="everything is there", checks=checks)
+    response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    return Readiness(status="not ready", detail="; ".join(missing), checks=checks)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    summary="Prometheus metrics",
+    responses={200: {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(request: Request) -> Response:
+    """Requests, jobs by status, images waiting for inference, models in memory."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/version", response_model=Version, summary="What runs here?")
+def version() -> Version:
+    """Versions of the service, of Python and of PyTorch."""
+    return Version(version=installed_version("clead"), python=platform.python_version(), torch=torch.__version__)
+
+
+def _database(opened: Resources) -> Check:
+    try:
+        with opened.database.session() as session:
+            session.execute(select(1))
+            models.find_alias(session, DEFAULT_ALIAS)
+    except SQLAlchemyError as error:
+        return Check(ok=False, detail=f"does not answer or has no tables ({type(error).__name__}); run clead migrate")
+    return Check(ok=True, detail="answers")
+
+
+def _broker(opened: Resources) -> Check:
+    if opened.settings.broker_url.startswith("filesystem://"):
+        found = broker_folder(opened.settings).is_dir()
+        return Check(ok=found, detail="its folder is there" if found else "its folder is missing")
+    with opened.celery.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
+            connection.default_channel.close()
+        except (BrokerError, OSError, *connection.connection_errors) as error:
+            return Check(ok=False, detail=f"does not answer ({type(error).__name__}); jobs wait in the database")
+    return Check(ok=True, detail="answers")
+
+
+def _storage(opened: Resources) -> Check:
+    try:
+        opened.storage.exists("0" * 64)
+    except Exception as error:
+        # Whatever the file system behind the URL raises: each fsspec backend has errors of its own.
+        return Check(ok=False, detail=f"does not answer ({type(error).__name__})")
+    return Check(ok=True, detail="answers")
+
+
+def _worker(opened: Resources) -> Check:
+    try:
+        with opened.database.session() as session:
+            alive = workers.seen_lately(session, seconds=opened.settings.lease_seconds)
+            served = {queue for worker in alive for queue in worker.queues}
+    except SQLAlchemyError:
+        return Check(ok=False, detail="unknown without the database")
+    missing = [queue for queue in QUEUES if queue not in served]
+    if missing:
+        return Check(ok=False, detail=f"none seen lately for the queue {', '.join(missing)}; run clead worker")
+    return Check(ok=True, detail=f"{len(alive)} seen lately")
+
+
+def _models(opened: Resources) -> Check:
+    """Loads the production model where it is not loaded yet, so that no request has to wait for it."""
+    try:
+        with opened.database.session() as session:
+            versions = models.find_alias(session, DEFAULT_ALIAS)
+        loaded = [opened.engine.get(found).reference for found in versions]
+    except SQLAlchemyError:
+        return Check(ok=False, detail="unknown without the database")
+    except DomainError as error:
+        return Check(ok=False, detail=error.detail)
+    return Check(ok=True, detail=f"loaded: {', '.join(loaded)}" if loaded else "no model is in production")

@@ -1,0 +1,223 @@
+"""The model registry: versions, weights, aliases."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, File, Form, Path, Response, UploadFile, status
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.api.dependencies import (
+    FIRST_PAGE,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    ModelName,
+    Opened,
+    Resources,
+    VersionNumber,
+)
+from app.api.idempotency import once
+from app.api.requests import StrictRoute, parse_json
+from app.errors import FieldError, InvalidSpecError
+from app.schemas.catalog import AliasBody, AliasView, ModelPage, ModelView, VersionView
+from app.schemas.locations import pointer
+from app.schemas.problems import problem_responses
+from app.services import models
+from models.checkpoints import CheckpointError, load_model
+from models.specs import ModelCard, Name
+
+router = APIRouter(tags=["models"], route_class=StrictRoute)
+
+CHUNK = 1024 * 1024
+AliasName = Annotated[Name, Path(description="such as production")]
+_WEIGHTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The weights with the card in their metadata, as safetensors. `ETag` is their SHA-256.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.get("/models", response_model=ModelPage, summary="List models", responses=problem_responses(422))
+def list_models(opened: Opened, *, limit: Limit = FIRST_PAGE, cursor: Cursor = None) -> Any:
+    """Newest first, each with its newest version."""
+    with opened.database.session() as session:
+        page = models.list_models(session, limit=limit, cursor=cursor)
+        items = [
+            VersionView.of(models.resolve(session, name), models.list_aliases(session, name)) for name in page.items
+        ]
+    return ModelPage(items=items, next_cursor=page.next_cursor)
+
+
+@router.get("/models/{name}", response_model=ModelView, summary="Read a model", responses=problem_responses(404))
+def read_model(opened: Opened, name: ModelName) -> Any:
+    """All versions and aliases of a model."""
+    with opened.database.session() as session:
+        versions, aliases = models.list_versions(session, name), models.list_aliases(session, name)
+        return ModelView(name=name, aliases=aliases, versions=[VersionView.of(found, aliases) for found in versions])
+
+
+@router.get(
+    "/models/{name}/versions/{version}",
+    response_model=VersionView,
+    summary="Read a version",
+    responses=problem_responses(404),
+)
+def read_version(opened: Opened, name: ModelName, *, version: VersionNumber) -> Any:
+    """Architecture, classes, preprocessing, lineage, metrics, hash."""
+    with opened.database.session() as session:
+        return VersionView.of(models.get_version(session, name, version), models.list_aliases(session, name))
+
+
+@router.get(
+    "/models/{name}/versions/{version}/weights",
+    response_class=StreamingResponse,
+    summary="Download weights",
+    responses={**_WEIGHTS, **problem_responses(404)},
+)
+def download_weights(opened: Opened, name: ModelName, *, version: VersionNumber) -> StreamingResponse:
+    """The safetensors file as it was registered."""
+    with opened.database.session() as session:
+        found = models.get_version(session, name, version)
+    headers = {
+        "Content-Length": str(found.size),
+        "Content-Disposition": f'attachment; filename="{found.name}-{found.version}.safetensors"',
+        "ETag": f'"{found.sha256}"',
+    }
+    file = opened.storage.open(found.sha256)
+    return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=headers)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+@router.post(
+    "/models/{name}/versions",
+    status_code=status.HTTP_201_CREATED,
+    response_model=VersionView,
+    summary="Upload a version",
+    responses=problem_responses(400, 409, 413, 422),
+)
+def upload_version(
+    opened: Opened,
+    response: Response,
+    *,
+    name: Annotated[Name, Path(description="the model; made if it is new")],
+    weights: Annotated[UploadFile, File(description="a safetensors file")],
+    card: Annotated[
+        str | None, Form(max_length=1_000_000, description="the card as JSON; null: the file's metadata has it")
+    ] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Any:
+    """The weights must fit the card: every name and shape is checked before anything is kept."""
+    parsed = None if card is None else _parse_card(card)
+    with tempfile.TemporaryDirectory(prefix="clead-upload-") as folder:
+        path = FilePath(folder) / "weights.safetensors"
+        with path.open("wb") as file:
+            shutil.copyfileobj(weights.file, file, CHUNK)
+        checked = _check_weights(path, parsed)
+        artifact = opened.storage.put_file(path)
+
+    def create(session: Session) -> dict[str, Any]:
+        version = models.register_version(
+            session, name=name, sha256=artifact.sha256, size=artifact.size, card=checked.model_dump(mode="json")
+        )
+        return VersionView.of(version, models.list_aliases(session, name)).model_dump(mode="json")
+
+    body = {"sha256": artifact.sha256, "card": checked.model_dump(mode="json")}
+    view, _ = once(opened, create, scope=f"POST /models/{name}/versions", key=idempotency_key, body=body)
+    response.headers["Location"] = f"/models/{name}/versions/{view['version']}"
+    return view
+
+
+def _parse_card(text: str) -> ModelCard:
+    value = parse_json(text.encode())
+    try:
+        return ModelCard.model_validate(value)
+    except ValidationError as error:
+        errors = [
+            FieldError(pointer=f"/card{pointer(item['loc'], value)}", detail=item["msg"].removeprefix("Value error, "))
+            for item in error.errors()
+        ]
+        raise InvalidSpecError("the card is not valid; see errors", errors=errors) from None
+
+
+def _check_weights(path: FilePath, card: ModelCard | None) -> ModelCard:
+    try:
+        model = load_model(path, card=card)
+    except CheckpointError as error:
+        raise InvalidSpecError(str(error), errors=[FieldError(pointer="/weights", detail=str(error))]) from None
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        detail = "the weights hold NaN or infinity"
+        raise InvalidSpecError(detail, errors=[FieldError(pointer="/weights", detail=detail)])
+    return model.card
+
+
+@router.put(
+    "/models/{name}/aliases/{alias}",
+    response_model=AliasView,
+    summary="Let an alias mean a version",
+    responses=problem_responses(400, 404, 409, 415, 422, 503),
+)
+def set_alias(opened: Opened, name: ModelName, *, alias: AliasName, body: AliasBody) -> Any:
+    """A hot swap: the version is loaded and warm in this process before the alias moves, so no request waits."""
+    with opened.database.session() as session:
+        version = models.get_version(session, name, body.version)
+    opened.engine.get(version)
+    with opened.database.writing() as session:
+        models.set_alias(session, name, alias=alias, version=body.version)
+    return AliasView(name=name, alias=alias, version=body.version)
+
+
+@router.delete(
+    "/models/{name}/aliases/{alias}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Delete an alias",
+    responses=problem_responses(404),
+)
+def delete_alias(opened: Opened, name: ModelName, *, alias: AliasName) -> None:
+    """The version that it meant stays."""
+    with opened.database.writing() as session:
+        models.delete_alias(session, name, alias=alias)
+
+
+@router.delete(
+    "/models/{name}/versions/{version}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Delete a version",
+    responses=problem_responses(404, 409),
+)
+def delete_version(opened: Opened, name: ModelName, *, version: VersionNumber) -> None:
+    """Refused while an alias or an unfinished job needs it. The number is never used again."""
+    with opened.database.writing() as session:
+        unused = models.delete_version(session, name, version=version)
+    _delete_weights(opened, [] if unused is None else [unused])
+
+
+@router.delete(
+    "/models/{name}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Delete a model",
+    responses=problem_responses(404, 409),
+)
+def delete_model(opened: Opened, name: ModelName) -> None:
+    """Every version of it; refused while an alias or an unfinished job needs one."""
+    with opened.database.writing() as session:
+        unused = models.delete_model(session, name)
+    _delete_weights(opened, unused)
+
+
+def _delete_weights(opened: Resources, hashes: list[str]) -> None:
+    """Only after the commit: weights without a row are waste, a row without weights is a broken model."""
+    for sha256 in hashes:
+        opened.storage.delete(sha256)

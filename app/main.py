@@ -1,0 +1,52 @@
+"""The HTTP front end: `uvicorn app.main:create_app --factory`, or `clead serve`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from app import problems
+from app.api import catalog, datasets, documentation, events, inference, jobs, operations, pictures, registry
+from app.api.dependencies import Resources
+from app.api.requests import BodyLimit, body_limits
+from app.api.telemetry import CountRequests, Telemetry
+from app.settings import Settings
+from app.web import pages
+
+ROUTERS = (jobs, events, pictures, catalog, registry, datasets, inference, operations, pages)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for ``settings``; without them, for those of the environment."""
+    settings = settings or Settings()
+    telemetry = Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.resources = resources = Resources.open(settings)
+        telemetry.observe(resources)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(resources.close)
+
+    app = FastAPI(
+        title="clead",
+        version=version("clead"),
+        summary="Train, attack, compare and serve robust image classifiers.",
+        description=documentation.DESCRIPTION,
+        lifespan=lifespan,
+    )
+    app.state.telemetry = telemetry
+    problems.install(app)
+    documentation.install(app)
+    app.add_middleware(BodyLimit, limit_of=body_limits(settings))
+    app.add_middleware(CountRequests, telemetry=telemetry)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    pages.mount_static(app)
+    return app

@@ -1,0 +1,163 @@
+"""What the service offers: methods, attacks, models and data sets."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.records import ModelVersion
+from app.services.datasets import DatasetInfo
+from app.services.views import timestamp
+from models.attacks.spec import Attack
+from models.methods.spec import Method
+from models.specs import ModelCard, Spec
+
+
+class MethodView(BaseModel):
+    """A method of pretraining or training."""
+
+    name: str = Field(description="value of `method` in the job's body")
+    kind: Literal["pretrain", "train"] = Field(description="which route takes it: POST /jobs/{kind}")
+    title: str = Field(description="what it does in a few words")
+    paper: str = Field(description="where it comes from")
+    formula: str = Field(description="the loss that it minimizes")
+    parameters: dict[str, Any] = Field(description="JSON Schema of its parameters with bounds and defaults")
+
+    @classmethod
+    def of(cls, entry: Method) -> MethodView:
+        """The registry's entry as clients read it."""
+        return cls(
+            name=entry.name,
+            kind=entry.kind,
+            title=entry.title,
+            paper=entry.paper,
+            formula=entry.formula,
+            parameters=entry.params.model_json_schema(),
+        )
+
+
+class Methods(BaseModel):
+    """Answer of GET /methods."""
+
+    items: list[MethodView] = Field(description="every method, by name")
+
+
+class AttackView(BaseModel):
+    """An attack that evaluations and trainings can use."""
+
+    name: str = Field(description="value of `name` in an attack's spec")
+    title: str = Field(description="what it does in a few words")
+    source: str = Field(description="where it comes from")
+    formula: str = Field(description="how it moves an image")
+    parameters: dict[str, Any] = Field(description="JSON Schema of its parameters with bounds and defaults")
+
+    @classmethod
+    def of(cls, entry: Attack) -> AttackView:
+        """The registry's entry as clients read it."""
+        schema = entry.params.model_json_schema()
+        return cls(name=entry.name, title=entry.title, source=entry.source, formula=entry.formula, parameters=schema)
+
+
+class Attacks(BaseModel):
+    """Answer of GET /attacks."""
+
+    items: list[AttackView] = Field(description="every attack, by name")
+
+
+class VersionView(BaseModel):
+    """One version of a model: what it is, where it came from, what was measured."""
+
+    name: str = Field(description="the model")
+    version: int = Field(ge=1, description="number of the version; never used twice")
+    reference: str = Field(description="name@version")
+    card: ModelCard = Field(description="architecture, classes and preprocessing: enough to rebuild the network")
+    sha256: str = Field(description="hash of the weights file")
+    size: int = Field(ge=0, description="bytes of the weights file")
+    job: str | None = Field(None, description="the job that made it; null for an upload")
+    metrics: dict[str, Any] = Field(description="what its job measured")
+    aliases: list[str] = Field(description="aliases that mean this version")
+    created_at: str = Field(description="ISO 8601, UTC")
+
+    @classmethod
+    def of(cls, version: ModelVersion, aliases: dict[str, int]) -> VersionView:
+        """The record as clients read it; ``aliases``: alias → version of its model."""
+        return cls(
+            name=version.name,
+            version=version.version,
+            reference=version.reference,
+            card=ModelCard.model_validate(version.card),
+            sha256=version.sha256,
+            size=version.size,
+            job=version.job_id,
+            metrics=version.metrics,
+            aliases=[alias for alias, number in aliases.items() if number == version.version],
+            created_at=timestamp(version.created_at) or "",
+        )
+
+
+class ModelView(BaseModel):
+    """A model with all its versions."""
+
+    name: str = Field(description="the model")
+    aliases: dict[str, int] = Field(description="alias → version")
+    versions: list[VersionView] = Field(description="newest first")
+
+
+class ModelPage(BaseModel):
+    """One page of models, newest first; of each the newest version."""
+
+    items: list[VersionView] = Field(description="the newest version of each model of this page")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null: this is the last")
+
+
+class AliasBody(Spec):
+    """Body of PUT /models/{name}/aliases/{alias}."""
+
+    version: int = Field(ge=1, description="the version that the alias means from now on")
+
+
+class AliasView(BaseModel):
+    """An alias of a model."""
+
+    name: str = Field(description="the model")
+    alias: str = Field(description="the alias")
+    version: int = Field(ge=1, description="the version that it means")
+
+
+class DatasetView(BaseModel):
+    """A data set that jobs can name."""
+
+    name: str = Field(description="value of `dataset.name` in a spec")
+    kind: Literal["builtin", "upload"] = Field(description="known to the service, or uploaded to it")
+    source: str = Field(description="where it comes from")
+    classes: list[str] = Field(description="class names by index")
+    image_shape: tuple[int, int, int] = Field(description="channels, height, width of every image, in pixels")
+    train_size: int = Field(ge=0, description="images of the training split")
+    test_size: int = Field(ge=0, description="images of the test split")
+    sha256: str | None = Field(None, description="hash of the upload; null for a built-in one")
+    mean: list[float] | None = Field(None, description="channel means of the training split, pixels in [0, 1]")
+    std: list[float] | None = Field(None, description="channel deviations of the training split, pixels in [0, 1]")
+
+    @classmethod
+    def of(cls, info: DatasetInfo) -> DatasetView:
+        """The data set as clients read it."""
+        return cls(
+            name=info.name,
+            kind=info.kind,
+            source=info.source,
+            classes=list(info.classes),
+            image_shape=info.image_shape,
+            train_size=info.train_size,
+            test_size=info.test_size,
+            sha256=info.sha256,
+            mean=None if info.mean is None else list(info.mean),
+            std=None if info.std is None else list(info.std),
+        )
+
+
+class DatasetPage(BaseModel):
+    """Data sets: uploads, newest first, then the built-in ones by name."""
+
+    items: list[DatasetView] = Field(description="the data sets of this page")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null: this is the last")

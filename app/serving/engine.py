@@ -1,0 +1,134 @@
+"""Model versions in memory, ready to answer: loaded once, checked, warm, the least recently used one dropped."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from app.errors import ConflictError, NotFoundError, UnavailableError
+from app.records import ModelVersion
+from app.serving.batcher import Batcher, Forward
+from app.serving.decode import ImageLimits, supported_channels
+from app.settings import Settings
+from app.storage import CorruptArtifactError, Storage
+from models.checkpoints import CheckpointError, load_model
+from models.networks import Classifier, ImageModel
+from models.specs import ModelCard
+
+MODELS_IN_MEMORY = 4
+"""Versions kept loaded; enough for production, the version that replaces it, and two being tried."""
+DECODE_THREADS = 4
+"""Pictures decoded at one time; with the limit on pixels this bounds the memory that decoding takes."""
+
+Output = Literal["logits", "features"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded model version. ``card`` tells its classes and the images that it takes."""
+
+    reference: str
+    card: ModelCard
+    model: ImageModel
+
+    def rows(self, output: Output) -> Forward:
+        """uint8 images (N, C, H, W) → float32 logits (N, K) or features (N, D), in evaluation mode.
+
+        Raises ConflictError for the logits of an encoder.
+        """
+        if output == "logits" and not isinstance(self.model, Classifier):
+            raise ConflictError(
+                f"{self.reference} is an encoder and has no classes; POST /jobs/probe makes a classifier of it, "
+                "POST /embed answers its features"
+            )
+        compute = self.model if output == "logits" else self.model.features
+        device = next(self.model.parameters()).device
+
+        @torch.inference_mode()
+        def forward(images: Tensor) -> Tensor:
+            rows: Tensor = compute(images.to(device).float() / 255)
+            return rows.float().cpu()
+
+        return forward
+
+
+class Engine:
+    """Serves model versions on one device. Threads may share it."""
+
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self._storage = storage
+        self._device = torch.device(_device_name(settings.device))
+        self._lock = threading.Lock()
+        self._served: OrderedDict[tuple[str, str], Future[Served]] = OrderedDict()
+        self.limits = ImageLimits(max_bytes=settings.image_max_bytes, max_pixels=settings.image_max_pixels)
+        self.decoders = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
+        self.batcher = Batcher(
+            max_images=settings.batch_max_images,
+            queue_max_images=settings.queue_max_images,
+            wait_seconds=settings.batch_wait_ms / 1000,
+        )
+
+    def get(self, version: ModelVersion) -> Served:
+        """The version, loaded and warm; waits while it loads, which never disturbs those already in memory.
+
+        Raises UnavailableError when its weights are missing or damaged.
+        """
+        key = (version.reference, version.sha256)
+        with self._lock:
+            future = self._served.get(key)
+            first = future is None
+            if future is None:
+                future = self._served[key] = Future()
+            self._served.move_to_end(key)
+            while len(self._served) > MODELS_IN_MEMORY:
+                self._served.popitem(last=False)
+        if first:
+            try:
+                future.set_result(self._load(version))
+            except BaseException as error:
+                # The next request tries again; those that wait now learn why.
+                with self._lock:
+                    self._served.pop(key, None)
+                future.set_exception(error)
+        return future.result()
+
+    @property
+    def loaded(self) -> list[str]:
+        """References of the versions in memory."""
+        with self._lock:
+            return [reference for (reference, _), future in self._served.items() if future.done()]
+
+    def close(self) -> None:
+        self.batcher.close()
+        self.decoders.shutdown()
+
+    def _load(self, version: ModelVersion) -> Served:
+        card = ModelCard.model_validate(version.card)
+        if not supported_channels(card.image_shape[0]):
+            raise ConflictError(
+                f"{version.reference} takes images of {card.image_shape[0]} channels; picture files have 1 or 3"
+            )
+        with tempfile.TemporaryDirectory(prefix="clead-model-") as folder:
+            try:
+                path = self._storage.fetch(version.sha256, Path(folder) / "weights.safetensors")
+                model = load_model(path, card=card)
+            except (NotFoundError, CorruptArtifactError, CheckpointError, OSError) as error:
+                raise UnavailableError(f"the weights of {version.reference} cannot be loaded: {error}") from error
+        model = model.to(self._device).eval().requires_grad_(False)
+        served = Served(version.reference, card, model)
+        served.rows("features")(torch.zeros((1, *card.image_shape), dtype=torch.uint8))
+        return served
+
+
+def _device_name(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,117 @@
+"""Pictures → predictions or features: each is decoded apart, the good ones are answered together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.errors import FieldError, InvalidSpecError
+from app.schemas.inference import ClassScore, Embedding, Prediction
+from app.schemas.problems import Problem
+from app.serving.decode import BadImageError, decode_image
+from app.serving.engine import Engine, Output, Served
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image file as it arrived; ``read`` gives its bytes or raises :class:`BadImageError`."""
+
+    filename: str | None
+    read: Callable[[], Awaitable[bytes]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Row ``rows[positions[i]]`` answers picture i; a picture without a position has an error."""
+
+    rows: Tensor
+    positions: dict[int, int]
+    errors: dict[int, str]
+
+
+async def classify(engine: Engine, served: Served, *, pictures: Sequence[Picture], top_k: int) -> list[Prediction]:
+    """One prediction a picture, in order. Raises InvalidSpecError when all are bad, OverloadedError."""
+    answered = await _answer(engine, served, pictures=pictures, output="logits")
+    probabilities = answered.rows.softmax(dim=1)
+    best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
+    classes = served.card.classes or ()
+    predictions = []
+    for index, picture in enumerate(pictures):
+        if index in answered.errors:
+            predictions.append(
+                Prediction(index=index, filename=picture.filename, error=_problem(answered.errors[index]))
+            )
+            continue
+        row = answered.positions[index]
+        scores = [
+            ClassScore(label=classes[column], class_index=column, probability=probability)
+            for column, probability in zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
+        ]
+        predictions.append(
+            Prediction(
+                index=index,
+                filename=picture.filename,
+                label=scores[0].label,
+                class_index=scores[0].class_index,
+                probability=scores[0].probability,
+                top_k=scores,
+            )
+        )
+    return predictions
+
+
+async def embed(engine: Engine, served: Served, *, pictures: Sequence[Picture]) -> list[Embedding]:
+    """One feature vector a picture, in order. Raises InvalidSpecError when all are bad, OverloadedError."""
+    answered = await _answer(engine, served, pictures=pictures, output="features")
+    embeddings = []
+    for index, picture in enumerate(pictures):
+        if index in answered.errors:
+            found = Embedding(index=index, filename=picture.filename, error=_problem(answered.errors[index]))
+        else:
+            features = answered.rows[answered.positions[index]].tolist()
+            found = Embedding(index=index, filename=picture.filename, features=features)
+        embeddings.append(found)
+    return embeddings
+
+
+async def _answer(engine: Engine, served: Served, *, pictures: Sequence[Picture], output: Output) -> Answered:
+    forward = served.rows(output)  # refuses what this model cannot answer before anything is decoded
+    with engine.batcher.admit(len(pictures)):
+        decoded = await asyncio.gather(*(_decode(engine, served, picture=picture) for picture in pictures))
+        good = [index for index, image in enumerate(decoded) if not isinstance(image, str)]
+        errors = {index: image for index, image in enumerate(decoded) if isinstance(image, str)}
+        if not good:
+            raise _all_bad(errors)
+        images = torch.from_numpy(np.stack([image for image in decoded if not isinstance(image, str)]))
+        waiting = engine.batcher.submit((served.reference, output), images, forward=forward)
+        rows = await asyncio.wrap_future(waiting)
+    return Answered(rows, {index: row for row, index in enumerate(good)}, errors)
+
+
+async def _decode(engine: Engine, served: Served, *, picture: Picture) -> NDArray[np.uint8] | str:
+    """The picture's pixels, or what is wrong with it."""
+    loop = asyncio.get_running_loop()
+    try:
+        data = await picture.read()
+        return await loop.run_in_executor(
+            engine.decoders, lambda: decode_image(data, engine.limits, image_shape=served.card.image_shape)
+        )
+    except BadImageError as error:
+        return str(error)
+
+
+def _all_bad(errors: dict[int, str]) -> InvalidSpecError:
+    found = [FieldError(pointer=f"/images/{index}", detail=detail) for index, detail in errors.items()]
+    if len(found) == 1:
+        return InvalidSpecError(found[0]["detail"], errors=found)
+    return InvalidSpecError(f"none of the {len(found)} images can be used", errors=found)
+
+
+def _problem(detail: str) -> Problem:
+    return Problem(title="Bad image", status=422, detail=detail)

@@ -1,0 +1,143 @@
+"""Health, metrics, the OpenAPI document, and the errors that every route shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.main import create_app
+from app.queue import QUEUES
+from app.records.session import Database
+from app.services import workers
+from app.settings import Settings
+from tests.app.api.conftest import Register, assert_problem, make_model, resources_of
+from tests.app.api.test_submit import PRETRAIN
+
+
+def test_ready_names_what_is_missing(client: TestClient, database: Database, register: Register) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    missing = client.get("/readyz")
+    assert missing.status_code == 503
+    assert missing.json()["detail"].startswith("worker: none seen lately for the queue train, evaluate")
+    with database.writing() as session:
+        workers.beat(session, "w", host="h", pid=1, queues=QUEUES, job_id=None)
+    register("tiny", make_model())
+    client.put("/models/tiny/aliases/production", json={"version": 1})
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    assert ready.json()["checks"]["models"]["detail"] == "loaded: tiny@1"
+
+
+def test_without_tables_the_service_says_so(settings: Settings) -> None:
+    empty = settings.model_copy(update={"database_url": "sqlite://"})
+    with TestClient(create_app(empty), raise_server_exceptions=False) as client:
+        assert client.get("/healthz").status_code == 200
+        assert "clead migrate" in client.get("/readyz").json()["detail"]
+        assert_problem(client.get("/jobs"), 503, says="database")
+
+
+def test_an_error_inside_is_answered_without_its_trace(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any, **named: Any) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(resources_of(client).database, "session", fail)
+    problem = assert_problem(client.get("/jobs"), 500)
+    assert "secret" not in str(problem)
+
+
+def test_metrics_count_requests_by_route_and_jobs_by_status(client: TestClient) -> None:
+    client.post("/jobs/pretrain", json=PRETRAIN)
+    client.get("/jobs/one")
+    client.get("/jobs/two")
+    client.get("/wp-login.php")
+    samples = [
+        (sample.name, sample.labels, sample.value)
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+    ]
+    assert ("clead_jobs", {"kind": "pretrain", "status": "queued"}, 1.0) in samples
+    requests = "clead_http_requests_total"
+    assert (requests, {"method": "GET", "route": "/jobs/{job_id}", "status": "404"}, 2.0) in samples
+    assert (requests, {"method": "unknown", "route": "unknown", "status": "404"}, 1.0) in samples
+
+
+def test_what_is_not_there_and_what_is_not_possible(client: TestClient) -> None:
+    assert_problem(client.get("/nothing"), 404, says="/nothing")
+    refused = client.delete("/jobs")
+    assert_problem(refused, 405, says="DELETE")
+    assert refused.headers["allow"]
+    assert_problem(client.get("/static/../main.py"), 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{", "not JSON"),
+        (b'{"seed": NaN}', "NaN"),
+        (b'{"seed": -Infinity}', "Infinity"),
+        (b'{"seed": 1, "seed": 2}', "twice"),
+        (b"[" * 200_000, "nests too deep"),
+        (b'{"a":' * 200_000, "nests too deep"),
+        (b'{"seed": ' + b"9" * 10_000 + b"}", "not JSON"),
+        (b'{"labels": {"a": "\\ud800"}}', "surrogate"),
+        (b'{"labels": {"a": "\\u0000"}}', "NUL"),
+        (b'{"a": "\xff"}', "not JSON"),
+    ],
+    ids=["cut", "nan", "infinity", "twice", "deep-list", "deep-object", "long", "surrogate", "nul", "bytes"],
+)
+def test_only_strict_json_is_read(client: TestClient, body: bytes, says: str) -> None:
+    response = client.post("/jobs/pretrain", content=body, headers={"content-type": "application/json"})
+    assert_problem(response, 400, says=says)
+
+
+def test_bodies_are_bounded_by_their_length_and_while_they_arrive(client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    assert_problem(client.post("/evaluate", content=b" " * 5_000_000, headers=headers), 413)
+    chunks = (b" " * 100_000 for _ in range(100))
+    assert_problem(client.post("/evaluate", content=chunks, headers=headers), 413)
+    assert_problem(client.post("/evaluate", content=b"{}", headers={"content-type": "text/plain"}), 415)
+    assert_problem(client.post("/evaluate"), 400, says="empty")
+
+
+def schemas_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from schemas_in(item)
+
+
+def test_the_openapi_document_is_whole(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for part in schemas_in(document):
+        reference = part.get("$ref")
+        if isinstance(reference, str):
+            assert reference.removeprefix("#/components/schemas/") in schemas, reference
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"] and operation["description"], (method, path)
+            for status, answer in operation["responses"].items():
+                if status >= "400" and path != "/readyz":
+                    assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+    for name, view in schemas.items():
+        if name.endswith(("View", "Page", "Prediction", "Problem", "Embedding", "Progress")):
+            assert all(field.get("description") for field in view["properties"].values()), name
+    for path in ("/jobs/pretrain", "/jobs/probe", "/jobs/train", "/jobs/protocol", "/evaluate"):
+        assert document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+
+def test_methods_and_attacks_describe_their_parameters(client: TestClient) -> None:
+    methods = {item["name"]: item for item in client.get("/methods").json()["items"]}
+    assert {"clead", "standard", "pgd-at"} <= methods.keys()
+    assert methods["clead"]["kind"] == "pretrain"
+    assert methods["clead"]["parameters"]["properties"]["temperature"]["default"] == 0.1
+    attacks = {item["name"]: item for item in client.get("/attacks").json()["items"]}
+    assert {"fgsm", "pgd", "cw-linf", "cw-l2"} <= attacks.keys()
+    assert attacks["pgd"]["parameters"]["properties"]["steps"]["maximum"]
+    assert all(item["source"] and item["formula"] for item in attacks.values())

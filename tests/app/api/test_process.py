@@ -1,0 +1,54 @@
+"""Harm done to a real server process: it refuses in order, stays well, and stops in order."""
+
+from __future__ import annotations
+
+from app.records.session import Database
+from app.settings import Settings
+from tests.app.api.conftest import Register, assert_problem, make_model, png, random_pixels
+from tests.app.api.test_dataset_routes import WHOLE, arrays_npz, folder_zip
+from tests.app.api.test_job_routes import change, measure, read_events
+from tests.app.api.test_submit import PRETRAIN
+from tests.app.process import running_api
+from tests.app.serving.test_decode import bomb
+
+
+def test_a_real_server_outlives_harmful_requests(settings: Settings, register: Register) -> None:
+    register("tiny", make_model())
+    good = png(random_pixels(1)[0])
+    with running_api(settings) as client:
+        for data in (good[: len(good) // 2], bomb(20_000, 20_000), b"just text"):
+            refused = client.post("/classify?model=tiny", files={"images": ("a.png", data)})
+            assert_problem(refused, 422, pointer="/images/0")
+        for data in (folder_zip(**{"../../evil.png": WHOLE}), arrays_npz(x_train=[print]), folder_zip()[:-40]):
+            refused = client.post("/datasets", data={"name": "mine"}, files={"file": ("a.zip", data)})
+            assert_problem(refused, 422, pointer="/file")
+        deep = client.post("/evaluate", content=b"[" * 1_000_000, headers={"content-type": "application/json"})
+        assert_problem(deep, 400)
+        answer = client.post("/classify?model=tiny", files={"images": ("a.png", good)})
+        assert answer.json()["predictions"][0]["error"] is None
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_stream_follows_a_job_while_it_runs(settings: Settings, database: Database) -> None:
+    with running_api(settings) as client:
+        job_id = client.post("/jobs/pretrain", json=PRETRAIN).json()["id"]
+        abandoned = client.stream("GET", f"/jobs/{job_id}/events")
+        abandoned.__enter__()  # left open: the server must stop in order all the same
+        text = ""
+        with client.stream("GET", f"/jobs/{job_id}/events") as stream:
+            for line in stream.iter_lines():
+                text += f"{line}\n"
+                if line == "event: status" and text.count(line) == 1:
+                    measure(database, job_id, 1, 2)
+                    change(database, job_id, status="running", progress={"done": 1, "total": 2, "unit": "step"})
+                elif line == "event: progress":
+                    change(database, job_id, status="succeeded")
+        seen = [(kind, data.get("status") or data.get("step")) for kind, _, data in read_events(text)]
+        assert seen == [
+            ("status", "queued"),
+            ("metric", 1),
+            ("metric", 2),
+            ("progress", None),
+            ("status", "running"),
+            ("status", "succeeded"),
+        ]

@@ -1,0 +1,89 @@
+"""Models in memory: loaded once however many ask, the least recently used one dropped, a failed load tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.errors import ConflictError, UnavailableError
+from app.records import ModelVersion
+from app.serving.engine import MODELS_IN_MEMORY, Engine
+from app.settings import Settings
+from app.storage import Storage
+from models.checkpoints import save_model
+from tests.app.api.conftest import make_model
+
+
+class CountingStorage(Storage):
+    """A storage that notes what is fetched from it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.fetched: list[str] = []
+
+    def fetch(self, sha256: str, into: Path) -> Path:
+        self.fetched.append(sha256)
+        return super().fetch(sha256, into)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> CountingStorage:
+    return CountingStorage(f"file://{tmp_path}/storage")
+
+
+@pytest.fixture
+def engine(tmp_path: Path, storage: CountingStorage) -> Iterator[Engine]:
+    opened = Engine(Settings(home=tmp_path), storage)
+    yield opened
+    opened.close()
+
+
+def stored(storage: Storage, folder: Path, *, number: int) -> ModelVersion:
+    model = make_model(seed=number)
+    save_model(folder / "weights.safetensors", model)
+    artifact = storage.put_file(folder / "weights.safetensors")
+    card = model.card.model_dump(mode="json")
+    return ModelVersion(name="tiny", version=number, sha256=artifact.sha256, size=artifact.size, card=card)
+
+
+def test_many_who_ask_at_once_get_one_loaded_model(engine: Engine, storage: CountingStorage, tmp_path: Path) -> None:
+    version = stored(storage, tmp_path, number=1)
+    with ThreadPoolExecutor(8) as pool:
+        served = list(pool.map(engine.get, [version] * 8))
+    assert len({id(found.model) for found in served}) == 1
+    assert storage.fetched == [version.sha256]
+    assert not served[0].model.training
+    assert not any(parameter.requires_grad for parameter in served[0].model.parameters())
+
+
+def test_the_least_recently_used_version_is_dropped(engine: Engine, storage: CountingStorage, tmp_path: Path) -> None:
+    versions = [stored(storage, tmp_path, number=number) for number in range(1, MODELS_IN_MEMORY + 2)]
+    dropped = engine.get(versions[1])
+    for version in versions[:1] + versions[2:-1] + versions[:1] + versions[-1:]:
+        engine.get(version)
+    assert set(engine.loaded) == {version.reference for version in versions} - {"tiny@2"}
+    images = torch.zeros((1, 1, 8, 8), dtype=torch.uint8)
+    assert dropped.rows("logits")(images).shape == (1, 10)  # whoever holds it can still finish
+
+
+def test_a_load_that_failed_is_tried_again(engine: Engine, storage: CountingStorage, tmp_path: Path) -> None:
+    version = stored(storage, tmp_path, number=1)
+    with storage.open(version.sha256) as file:
+        data = file.read()
+    storage.delete(version.sha256)
+    with pytest.raises(UnavailableError, match="tiny@1 cannot be loaded"):
+        engine.get(version)
+    assert engine.loaded == []
+    storage.put_bytes(data)
+    assert engine.get(version).reference == "tiny@1"
+
+
+def test_a_model_of_no_picture_format_is_refused(engine: Engine, storage: CountingStorage, tmp_path: Path) -> None:
+    version = stored(storage, tmp_path, number=1)
+    version.card = {**version.card, "image_shape": [2, 8, 8], "mean": [0, 0], "std": [1, 1]}
+    with pytest.raises(ConflictError, match="2 channels"):
+        engine.get(version)

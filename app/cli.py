@@ -1,0 +1,203 @@
+"""The `clead` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.client import ApiError, Client
+from app.settings import Settings
+
+# Heavy modules (torch, uvicorn, Alembic) are imported by the command that needs them: `clead --help` stays quick.
+
+cli = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, attack, compare and serve robust image classifiers.",
+)
+console = Console()
+
+Url = Annotated[str, typer.Option("--url", envvar="CLEAD_URL", help="address of the service")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+REQUIREMENT_NOT_MET = 3
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to listen on [CLEAD_HOST]")] = None,
+    port: Annotated[int | None, typer.Option(help="port; 0: any free one [CLEAD_PORT]")] = None,
+    home: Annotated[Path | None, typer.Option(help="folder of everything kept [CLEAD_HOME]")] = None,
+) -> None:
+    """Start the API and one worker on this machine."""
+    from app.serve import ServeError
+    from app.serve import serve as run
+
+    given: dict[str, Any] = {"host": host, "port": port, "home": home}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+
+    def ready(url: str) -> None:
+        console.print(f"clead is ready at [bold]{url}[/bold]  (API: {url}/docs, data: {settings.home})")
+        console.print("Ctrl-C stops it; running jobs go on from their last checkpoint at the next start.")
+
+    try:
+        run(settings, on_ready=ready)
+    except ServeError as error:
+        _fail(str(error))
+
+
+@cli.command()
+def worker(
+    queues: Annotated[str, typer.Option(help="queues to serve, separated by commas")] = "train,evaluate",
+) -> None:
+    """Start a worker for the database, broker and storage that the settings name."""
+    # The API's side never imports the worker's; this process becomes one.
+    os.execv(sys.executable, [sys.executable, "-m", "worker.main", "--queues", queues])
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    from migrations import upgrade
+
+    settings = Settings()
+    upgrade(settings)
+    console.print("the schema is up to date")
+
+
+@cli.command()
+def settings() -> None:
+    """Print every setting with its value, default and meaning."""
+    table = Table("variable", "value", "default", "meaning", box=None, pad_edge=False)
+    for row in Settings().described():
+        table.add_row(*row)
+    console.print(table)
+
+
+@cli.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="image files")],
+    model: Annotated[str, typer.Option(help="name, name@version or name@alias; default: production")] = "production",
+    top_k: Annotated[int, typer.Option(min=1)] = 1,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Classify image files with a registered model."""
+    with _client(url) as client:
+        answer = _call(lambda: client.classify([(p.name, p.read_bytes()) for p in images], model=model, top_k=top_k))
+    table = Table("image", "label", "probability", box=None, pad_edge=False)
+    for prediction in answer["predictions"]:
+        if prediction.get("error"):
+            table.add_row(str(prediction["filename"]), f"[red]{prediction['error']['detail']}[/red]", "")
+        else:
+            table.add_row(str(prediction["filename"]), prediction["label"], f"{prediction['probability']:.3f}")
+    console.print(table)
+
+
+@cli.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="name, name@version or name@alias")],
+    dataset: Annotated[str, typer.Option(help="data set whose test split is attacked")],
+    attack: Annotated[list[str] | None, typer.Option(help="attack by name, repeatable")] = None,
+    eps: Annotated[str, typer.Option(help='radius of the Linf ball, such as "8/255"')] = "8/255",
+    subset: Annotated[int | None, typer.Option(help="test images, stratified; default: all")] = None,
+    require: Annotated[list[str] | None, typer.Option(help='such as "pgd>=0.40", repeatable')] = None,
+    seed: int = 0,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Attack a registered classifier; exit status 3 if a requirement is not met."""
+    body: dict[str, Any] = {
+        "model": model,
+        "dataset": {"name": dataset, "subset": subset},
+        "attacks": [{"name": name, "eps": eps} for name in attack or ["fgsm", "pgd", "cw-linf"]],
+        "require": dict(_requirement(text) for text in require or []),
+        "seed": seed,
+    }
+    with _client(url) as client:
+        job = _call(lambda: client.post("/evaluate", body))
+        with console.status("queued") as status:
+            for state in client.follow(job["id"]):
+                job = state
+                progress = job["progress"] or {}
+                status.update(f"{job['status']} {progress.get('stage') or ''} {progress.get('done', 0)}")
+    if job["status"] != "succeeded":
+        _fail(f"{job['status']}: {(job['error'] or {}).get('detail', 'no detail')}")
+    _print_evaluation(job["result"])
+    if not all(requirement["met"] for requirement in job["result"]["requirements"]):
+        raise typer.Exit(REQUIREMENT_NOT_MET)
+
+
+@cli.command()
+def demo(
+    home: Annotated[Path, typer.Option(help="folder of the demo's own service")] = Path(".clead/demo"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    fresh: Annotated[bool, typer.Option(help="train again, although this demo has been run before")] = False,
+) -> None:
+    """Train, attack, compare and serve on real images: the whole service in a few minutes."""
+    from app.demo.run import DemoError
+    from app.demo.run import run as run_demo
+
+    try:
+        run_demo(home, seed=seed, fresh=fresh, console=console)
+    except DemoError as error:
+        _fail(str(error))
+
+
+def main() -> None:
+    cli()
+
+
+def _requirement(text: str) -> tuple[str, str]:
+    name, operator, threshold = text.partition(">")
+    if not operator:
+        _fail(f'{text!r} is not a requirement; write it like "pgd>=0.40"')
+    return name.strip(), ">" + threshold.strip()
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    console.print(f"{result['model']}: clean accuracy {result['clean_accuracy']:.3f}")
+    table = Table("attack", "robust accuracy", "95 % interval", "success", "seconds", box=None, pad_edge=False)
+    for row in result["attacks"]:
+        low, high = row["ci95"]
+        table.add_row(
+            row["name"],
+            f"{row['robust_accuracy']:.3f}",
+            f"{low:.3f} – {high:.3f}",
+            "–" if row["success_rate"] is None else f"{row['success_rate']:.3f}",
+            f"{row['seconds']:.1f}",
+        )
+    console.print(table)
+    for warning in result["warnings"]:
+        console.print(f"[yellow]{warning['code']}[/yellow]: {warning['detail']}")
+    for requirement in result["requirements"]:
+        verdict = "[green]met[/green]" if requirement["met"] else "[red]not met[/red]"
+        console.print(f"{requirement['attack']} {requirement['need']}: got {requirement['got']:.3f}, {verdict}")
+
+
+def _client(url: str) -> Client:
+    return Client(url)
+
+
+def _call(request: Any) -> Any:
+    import httpx
+
+    try:
+        return request()
+    except ApiError as error:
+        _fail(str(error))
+    except httpx.TransportError as error:
+        _fail(f"no answer from the service: {error}; start it with `clead serve` or give --url")
+
+
+def _fail(message: str) -> Any:
+    Console(stderr=True).print(f"[red]error:[/red] {message}", highlight=False)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""A small client of the HTTP contract, for the command line and the demo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class ApiError(Exception):
+    """An answer of 4xx or 5xx; the text is the problem's own detail, and where it lies in the request."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        try:
+            problem: dict[str, Any] = response.json()
+        except ValueError:
+            problem = {"detail": response.text[:500]}
+        lines = [str(problem.get("detail") or problem.get("title") or f"status {self.status}")]
+        lines += [f"  {error['pointer']}: {error['detail']}" for error in problem.get("errors", [])]
+        super().__init__("\n".join(lines))
+
+
+class Client:
+    """Speaks to one service; every method raises :class:`ApiError` for a refused request."""
+
+    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, *, params: Mapping[str, Any] | None = None) -> Any:
+        return self._checked(self._http.get(path, params=params)).json()
+
+    def content(self, path: str) -> bytes:
+        return self._checked(self._http.get(path)).content
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None) -> Any:
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._checked(self._http.post(path, json=body, headers=headers)).json()
+
+    def classify(self, images: Sequence[tuple[str, bytes]], *, model: str, top_k: int = 5) -> Any:
+        """Predictions for named image files; ``model`` is a reference such as ``name@2``."""
+        files = [("images", (name, data)) for name, data in images]
+        response = self._http.post("/classify", params={"model": model, "top_k": top_k}, files=files)
+        return self._checked(response).json()
+
+    def upload_dataset(self, name: str, path: Path) -> Any:
+        with path.open("rb") as file:
+            response = self._http.post("/datasets", data={"name": name}, files={"file": (path.name, file)}, timeout=900)
+        return self._checked(response).json()
+
+    def follow(self, job_id: str, *, interval: float = 0.5) -> Iterator[dict[str, Any]]:
+        """The job's state again and again until it is final; the last one yielded is the final one."""
+        while True:
+            job = self.get(f"/jobs/{job_id}")
+            yield job
+            if job["status"] in FINAL:
+                return
+            time.sleep(interval)
+
+    def wait_until_ready(self, *, seconds: float) -> None:
+        """Returns when ``/readyz`` says so; raises TimeoutError with what was missing."""
+        deadline, missing = time.monotonic() + seconds, "no answer"
+        while time.monotonic() < deadline:
+            try:
+                response = self._http.get("/readyz", timeout=5)
+                if response.status_code == 200:
+                    return
+                missing = response.text
+            except httpx.TransportError as error:
+                missing = str(error)
+            time.sleep(0.2)
+        raise TimeoutError(f"the service was not ready after {seconds:.0f} s: {missing}")
+
+    @staticmethod
+    def _checked(response: httpx.Response) -> httpx.Response:
+        if response.is_error:
+            raise ApiError(response)
+        return response

@@ -1,0 +1,151 @@
+"""`clead serve`: the API in this process and one worker beside it, on one machine, with nothing else to install."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+
+from app.main import create_app
+from app.settings import Settings
+from migrations import upgrade
+
+log = logging.getLogger(__name__)
+
+WORKER_GRACE_SECONDS = 30.0
+"""How long the worker may take to write a checkpoint and hand its job back before it is killed."""
+
+
+class ServeError(Exception):
+    """The service cannot start; the text says why and what to do."""
+
+
+def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
+    """Migrate, start the API and one worker, and run until SIGINT or SIGTERM.
+
+    ``on_ready`` is called with the address once connections are accepted. Raises :class:`ServeError`
+    if the port or the home folder is taken.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with _exclusive(settings.home), _listen(settings.host, settings.port) as listener:
+        upgrade(settings)
+        port = listener.getsockname()[1]
+        settings = settings.model_copy(update={"port": port})
+        config = uvicorn.Config(
+            create_app(settings),
+            log_level=settings.log_level.lower(),
+            access_log=False,
+            timeout_graceful_shutdown=5,
+        )
+        server = _Server(config, on_started=lambda: on_ready(f"http://{_printable(settings.host)}:{port}"))
+        with _worker(settings):
+            server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a call when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_started()
+
+
+@contextmanager
+def _exclusive(home: Path) -> Iterator[None]:
+    """Hold the home folder's lock: two services on one SQLite home would run each other's jobs."""
+    with (home / "serve.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServeError(f"another `clead serve` is running on {home}; stop it or set CLEAD_HOME") from None
+        yield
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+            raise ServeError(f"port {port} is taken; set CLEAD_PORT to another, or to 0 for any free one") from None
+        yield listener
+
+
+@contextmanager
+def _worker(settings: Settings) -> Iterator[None]:
+    """One worker process for as long as the block lasts, started again if it dies."""
+    stopping = threading.Event()
+    current: list[subprocess.Popen[bytes]] = [_start_worker(settings)]
+
+    def keep_alive() -> None:
+        while True:
+            started = time.monotonic()
+            code = current[0].wait()
+            if stopping.is_set():
+                return
+            log.warning("the worker ended with status %s; starting it again", code)
+            # A worker that cannot start at all must not spin; one that ran for a while starts again at once.
+            if stopping.wait(max(0.0, 5.0 - (time.monotonic() - started))):
+                return
+            current[0] = _start_worker(settings)
+
+    watcher = threading.Thread(target=keep_alive, name="worker-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        _stop_worker(current[0])
+        watcher.join(timeout=10)
+
+
+def _start_worker(settings: Settings) -> subprocess.Popen[bytes]:
+    # Its own session: Ctrl-C in the terminal reaches this process alone, which then stops the worker in order.
+    # Its stdin: should this process be killed, the worker reads the end of file and hands its job back.
+    environment = os.environ | {
+        f"CLEAD_{name.upper()}": str(value)
+        for name, value in settings.model_dump(mode="json").items()
+        if value is not None and not isinstance(value, list | dict)
+    }
+    command = [sys.executable, "-m", "worker.main", "--embedded"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+def _stop_worker(process: subprocess.Popen[bytes]) -> None:
+    stdin: IO[bytes] | None = process.stdin
+    if stdin is not None:
+        stdin.close()
+    process.terminate()
+    try:
+        process.wait(timeout=WORKER_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        log.warning("the worker did not stop within %.0f s; killed", WORKER_GRACE_SECONDS)
+        process.kill()
+        process.wait()
+
+
+def _printable(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

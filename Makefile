@@ -1,0 +1,42 @@
+# Every target sets up what it needs in .venv and is quick when run again.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# pip and not another resolver: torch's CPU and CUDA builds differ by index, and pip takes the one that is configured.
+$(VENV)/.installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[production,test,lint]'
+	@touch $@
+
+demo: $(VENV)/.installed ## train, attack, compare and serve on real images, in a few minutes
+	$(BIN)/clead demo
+
+serve: $(VENV)/.installed ## the service on this machine: API, one worker, SQLite, no broker
+	$(BIN)/clead serve
+
+test: $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and browser
+	@tests/system/install-servers
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## style, types, dependency rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev ## the comparisons of docs/benchmarks.md
+	@for script in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$script .py) || exit 1; done
+
+clean: ## remove the virtual environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

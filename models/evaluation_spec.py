@@ -87,7 +87,7 @@ class EvaluationParams(Spec):
     attacks: list[Annotated[AttackParams, AnyAttack()]] = Field(
         min_length=1, max_length=32, description="attacks, each on its own; see GET /attacks"
     )
-    curve: CurveSpec | None = None
+    curve: CurveSpec | None = Field(None, description="one attack at several radii; null: no curve")
     examples: int = Field(16, ge=0, le=64, description="attacked images to keep as pictures, a random sample of them")
     require: dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=40)]] = Field(
         default_factory=dict,

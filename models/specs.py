@@ -86,13 +86,13 @@ class TrainingData(Spec):
 class EvaluationData(TrainingData):
     """A split of a data set, or a stratified part of it."""
 
-    split: Literal["train", "test"] = "test"
+    split: Literal["train", "test"] = Field("test", description="split to attack; a claim needs the test split")
 
 
 class BackboneSpec(Spec):
-    """A backbone by name; see GET /backbones in ``models/backbones``."""
+    """A backbone by its name in the registry (``models/backbones``), and its size."""
 
-    name: str = Field("resnet18", max_length=100)
+    name: str = Field("resnet18", max_length=100, description="a registered backbone")
     width: int = Field(64, ge=1, le=1024, description="channels of the first stage; each later stage doubles them")
     blocks: tuple[Annotated[int, Field(ge=1, le=100)], ...] | None = Field(
         None, min_length=1, max_length=4, description="residual blocks a stage; null: the named depth's own"
@@ -103,23 +103,23 @@ class BackboneSpec(Spec):
 class ProjectionSpec(Spec):
     """MLP projection head on the backbone's features, dropped after pretraining."""
 
-    layers: int = Field(2, ge=1, le=8)
+    layers: int = Field(2, ge=1, le=8, description="linear layers, ReLU between them")
     dim: int = Field(128, ge=2, le=8192, description="length of the projected vector")
 
 
 class OptimizerSpec(Spec):
     """Optimizer; defaults are those of C-LEAD's pretraining (SGD 0.9)."""
 
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(0.1, gt=0, le=100)
+    name: Literal["sgd", "adam"] = Field("sgd", description="SGD with momentum, or Adam")
+    lr: float = Field(0.1, gt=0, le=100, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD alone")
-    weight_decay: float = Field(1e-4, ge=0, le=10)
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="factor of the L2 term, on every weight")
 
 
 class ScheduleSpec(Spec):
     """Learning-rate schedule, stepped after every update."""
 
-    name: Literal["cosine", "constant"] = "cosine"
+    name: Literal["cosine", "constant"] = Field("cosine", description="cosine: half a cosine down to 0")
     warmup_epochs: float = Field(0, ge=0, le=1000, description="epochs of linear warm-up from 0")
 
 
@@ -127,7 +127,7 @@ class AugmentationSpec(Spec):
     """Batched random crop (after zero padding) and horizontal flip."""
 
     crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding before the random crop; 0: no crop")
-    flip: bool = True
+    flip: bool = Field(True, description="mirror half of the images")
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -137,27 +137,29 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class TrainingParams(Spec):
     """Fields that every method of pretraining and training shares; a method's own parameters extend this class."""
 
-    method: str
+    method: str = Field(description="name of the method; see GET /methods")
     backbone: BackboneSpec = BackboneSpec()
     dataset: TrainingData
     init: ModelRef | None = Field(None, description="registered model whose backbone the training starts from")
-    epochs: int = Field(200, ge=1, le=100_000)
+    epochs: int = Field(200, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(512, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
-    precision: Precision = "auto"
+    precision: Precision = Field(
+        "auto", description="auto: bfloat16 autocast where the hardware has it; losses are float32"
+    )
     seed: Seed = 0
 
 
 class ProbeParams(Spec):
     """A linear classifier on the features of a frozen backbone (defaults: the paper's Adam 1e-4, batch 128)."""
 
-    model: ModelRef
+    model: ModelRef = Field(description="registered model whose backbone is probed")
     mode: Literal["linear"] = Field("linear", description="linear: frozen backbone, clean cross-entropy (SLF)")
     dataset: TrainingData
-    epochs: int = Field(100, ge=1, le=100_000)
-    batch_size: int = Field(128, ge=2, le=65_536)
+    epochs: int = Field(100, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=1e-4, weight_decay=0.0)
     augmentation: AugmentationSpec = AugmentationSpec()
     seed: Seed = 0
@@ -166,7 +168,7 @@ class ProbeParams(Spec):
 class ModelCard(Spec):
     """What is needed to rebuild a model from its weights, kept with them and in the registry."""
 
-    kind: Literal["encoder", "classifier"]
+    kind: Literal["encoder", "classifier"] = Field(description="encoder: features; classifier: logits over classes")
     backbone: BackboneSpec
     image_shape: tuple[
         Annotated[int, Field(ge=1, le=16)],

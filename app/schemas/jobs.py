@@ -33,7 +33,8 @@ class Registered(Labelled):
 
     register_as: Name | None = Field(
         None,
-        description="name in the registry for the model that the job makes; null: made from method, backbone and data set, or from the probed model",
+        description="name in the registry for the model that the job makes; null: made from method, backbone and "
+        "data set, or from the probed model's name",
     )
 
 

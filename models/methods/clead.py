@@ -28,7 +28,7 @@ class View(TrainingAttack):
 class CLeadParams(TrainingParams):
     """C-LEAD's pretraining; defaults are the paper's where it gives them."""
 
-    method: Literal["clead"] = "clead"
+    method: Literal["clead"] = Field("clead", description="name of the method; see GET /methods")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.4)
     schedule: ScheduleSpec = ScheduleSpec(warmup_epochs=10)
     views: tuple[View, ...] = Field(

@@ -18,8 +18,8 @@ class PGDATParams(TrainingParams):
     The learning rate follows a cosine where that paper has steps.
     """
 
-    method: Literal["pgd-at"] = "pgd-at"
-    epochs: int = Field(110, ge=1, le=100_000)
+    method: Literal["pgd-at"] = Field("pgd-at", description="name of the method; see GET /methods")
+    epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
     attack: TrainingAttack = TrainingAttack()

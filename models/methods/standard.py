@@ -15,8 +15,8 @@ from models.specs import OptimizerSpec, TrainingParams
 class StandardParams(TrainingParams):
     """Defaults are those of the C-LEAD paper's base model: Adam 1e-4, batch 128."""
 
-    method: Literal["standard"] = "standard"
-    epochs: int = Field(100, ge=1, le=100_000)
+    method: Literal["standard"] = Field("standard", description="name of the method; see GET /methods")
+    epochs: int = Field(100, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=1e-4, weight_decay=0.0)
 

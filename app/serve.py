@@ -6,13 +6,14 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -50,7 +51,10 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=5,
         )
         server = _Server(config, on_started=lambda: on_ready(f"http://{_printable(settings.host)}:{port}"))
-        with _worker(settings):
+        # uvicorn shuts down at SIGINT and SIGTERM and then raises the signal again, for whoever started it. Here that
+        # must not end the process: the worker is still to be stopped in order.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with _worker(settings), suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -43,12 +44,14 @@ def show(console: Console, *, job: dict[str, Any], classified: list[dict[str, An
     """Print the comparison and what `/classify` answered."""
     result = job["result"]
     columns = _columns(result)
-    table = Table("method", *columns.values(), "seconds", title="Accuracy before and after each attack")
+    table = Table(
+        "method", *columns.values(), "seconds", title="Accuracy in percent, clean and under attack", box=SIMPLE
+    )
     for row in result["rows"]:
         table.add_row(row["method"], *(_short_cell(row, name) for name in columns), f"{row['seconds']:.0f}")
     console.print(table)
-    console.print(describe_protocol(result) + " ± in the table above is half the interval, in percent.")
-    answers = Table("model", "image", "true", "clean →", "attacked →", title="POST /classify")
+    console.print(describe_protocol(result) + "  Above, ± is half of it.")
+    answers = Table("model", "image", "true", "clean →", "attacked →", title="POST /classify", box=SIMPLE)
     for entry in classified:
         answers.add_row(
             entry["model"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,11 @@ from models.attacks.iterative import ascend
 from models.attacks.noise import BatchNoise, derive_seed
 from models.attacks.threat import threat_model
 from models.losses import CLeadLoss, contrastive_margin
-from models.methods.spec import Augment
+from models.methods.spec import Augment, TrainingAttack
 from models.methods.supervised import OBJECTIVES
 from models.networks import Classifier, ImageModel, IncompatibleModelError, ProjectionHead, frozen, initialize
 from models.specs import ProjectionSpec
 from models.stopwatch import Stopwatch
-
-if TYPE_CHECKING:
-    from models.methods.clead import View
 
 Objective = Callable[[Tensor], Tensor]
 """Perturbed images (N, C, H, W) → what they climb, a scalar sum or (N,)."""
@@ -39,7 +36,7 @@ class CLeadLearner:
         encoder: ImageModel,
         augment: Augment,
         *,
-        views: Sequence[View],
+        views: Sequence[TrainingAttack],
         temperature: float,
         projection: ProjectionSpec,
         guide: Literal["contrastive", "pseudo-label-online", "pseudo-label-base"],

@@ -1,0 +1,47 @@
+"""`clead demo`, whole: the numbers that it promises, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(1500)
+def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app.cli", "demo", "--home", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=1400)
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {row["method"]: row for row in report["rows"]}
+    assert list(rows) == ["standard", "clead", "pgd-at"]
+    assert rows["standard"]["clean"] >= 0.95 and rows["standard"]["pgd"] <= 0.05
+    assert rows["clead"]["clean"] >= 0.93 and rows["clead"]["pgd"] >= 0.35
+    assert rows["pgd-at"]["pgd"] >= 0.50
+    for row in rows.values():
+        assert {"method", "model", "clean", "fgsm", "pgd", "cw-linf", "seconds"} <= row.keys()
+        assert row["pgd-100"] <= row["pgd"] <= row["fgsm"] <= row["clean"]
+    protocol = report["protocol"]
+    assert (protocol["threat_model"], protocol["eps"], protocol["steps"], protocol["images"]) == (
+        "white-box",
+        0.2,
+        20,
+        360,
+    )
+
+    answers = report["classify"]
+    assert {entry["method"] for entry in answers} == {"standard", "clead"}
+    standard = [entry for entry in answers if entry["method"] == "standard"]
+    assert all(entry["clean"]["label"] == entry["label"] for entry in standard), "attacked images were right before"
+    assert all(entry["adversarial"]["label"] != entry["label"] for entry in standard), "and wrong afterwards"
+
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 3 * len(answers)
+    assert "white box" in (tmp_path / "report.md").read_text().lower()
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0 and "was run before" in again.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["job"] == report["job"]

@@ -83,7 +83,7 @@ def settings() -> None:
 @cli.command()
 def classify(
     images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="image files")],
-    model: Annotated[str, typer.Option(help="name, name@version or name@alias; default: production")] = "production",
+    model: Annotated[str | None, typer.Option(help="name, name@version or name@alias; default: in production")] = None,
     top_k: Annotated[int, typer.Option(min=1)] = 1,
     url: Url = DEFAULT_URL,
 ) -> None:

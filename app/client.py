@@ -51,10 +51,12 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._checked(self._http.post(path, json=body, headers=headers)).json()
 
-    def classify(self, images: Sequence[tuple[str, bytes]], *, model: str, top_k: int = 5) -> Any:
-        """Predictions for named image files; ``model`` is a reference such as ``name@2``."""
+    def classify(self, images: Sequence[tuple[str, bytes]], *, model: str | None = None, top_k: int = 5) -> Any:
+        """Predictions for named image files; ``model``: a reference such as ``name@2``; None: production."""
         files = [("images", (name, data)) for name, data in images]
-        response = self._http.post("/classify", params={"model": model, "top_k": top_k}, files=files)
+        response = self._http.post(
+            "/classify", params={"top_k": top_k} | ({"model": model} if model else {}), files=files
+        )
         return self._checked(response).json()
 
     def upload_dataset(self, name: str, path: Path) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.servers import free_port, wait_for
 
@@ -87,6 +88,33 @@ def test_a_worker_that_was_killed_is_started_again(tmp_path: Path) -> None:
         wait_for(lambda: workers_of(process) not in ([], [first]), seconds=60, what="another worker")
         job_id = client.post("/jobs/train", json={**BODY, "epochs": 1}).raise_for_status().json()["id"]
         wait_for(lambda: client.get(f"/jobs/{job_id}").json()["status"] == "succeeded", seconds=60, what="success")
+
+
+def test_evaluate_and_classify_from_the_command_line(tmp_path: Path) -> None:
+    """Exit status 3 where a requirement is not met, so that a pipeline can stop on it."""
+    with serving(tmp_path / "home") as (_, client):
+        job_id = client.post("/jobs/train", json={**BODY, "epochs": 3}).raise_for_status().json()["id"]
+        wait_for(lambda: client.get(f"/jobs/{job_id}").json()["status"] == "succeeded", seconds=60, what="success")
+        asked = ["evaluate", "digits-tiny", "--dataset", "digits", "--subset", "60", "--eps", "0.2", "--require"]
+        passed = cli(client, *asked, "pgd>=0", "--attack", "pgd")
+        assert passed.returncode == 0 and "robust accuracy" in passed.stdout, passed.stderr
+        missed = cli(client, *asked, "pgd>=0.999", "--attack", "pgd")
+        assert missed.returncode == 3 and "not met" in missed.stdout, missed.stderr
+        refused = cli(client, *asked, "pgd>=0.999", "--attack", "pdg")
+        assert refused.returncode == 1 and "/attacks/0/name" in refused.stderr and "known" in refused.stderr
+
+        picture = tmp_path / "digit.png"
+        Image.new("L", (8, 8), 128).save(picture)
+        unset = cli(client, "classify", str(picture))
+        assert unset.returncode == 1 and "production" in unset.stderr
+        client.put("/models/digits-tiny/aliases/production", json={"version": 1}).raise_for_status()
+        answer = cli(client, "classify", str(picture), __file__)
+        assert answer.returncode == 0 and "digit.png" in answer.stdout, answer.stderr
+
+
+def cli(client: httpx.Client, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", *arguments, "--url", str(client.base_url)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "200"})
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:

@@ -1,53 +1,13 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 import torch
-from torch import nn
 
 from models.attacks import pgd
 from models.attacks.noise import PerImageNoise, derive_seed
-from models.attacks.spec import ATTACKS
-from models.data.images import ImageSet
-from models.evaluation import AttackError, evaluate
-from models.evaluation_spec import EvaluationParams
-from models.progress import Silent, Stopped
-
-COUNT = 150
-LADDER = [
-    {"name": "fgsm", "eps": 0.1},
-    {"name": "pgd", "eps": 0.1, "steps": 8, "restarts": 2},
-    {"name": "cw-linf", "eps": 0.1, "steps": 8},
-    {"name": "pgd", "norm": "l2", "eps": 0.8, "steps": 8},
-]
-CURVE = {"attack": "pgd", "eps": [0.2, 0.0, 0.05, 0.1, 0.3]}
-QUICK_CW = {"name": "cw-l2", "steps": 150, "lr": 0.02, "initial_const": 0.01}
-
-
-def spec(attacks=LADDER, **fields):
-    return EvaluationParams.model_validate(
-        {"model": "victim@1", "dataset": {"name": "digits"}, "attacks": attacks, **fields}
-    )
-
-
-def run(victim, params, *, reporter=None, count=COUNT, model=None):
-    images = victim.images.take(torch.arange(count))
-    return evaluate(
-        model or victim.model,
-        images,
-        params,
-        reporter=reporter or Silent(),
-        device="cpu",
-        dataset_info={"sha256": "ab"},
-    )
-
-
-def numbers(result):
-    """The result without its clock."""
-    rows = [{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in result["attacks"]]
-    return {**result, "attacks": rows}
+from tests.models.evaluations import COUNT, CURVE, LADDER, QUICK_CW, numbers, run, spec
 
 
 @pytest.fixture(scope="module")
@@ -209,96 +169,3 @@ def test_failures_of_a_minimum_norm_attack_are_infinite_and_not_zero(victim):
     row = result["attacks"][0]
     assert row["success_rate"] == 0 and row["robust_accuracy"] == result["clean_accuracy"]
     assert row["mean_l2"] is None and set(row["l2_quantiles"].values()) == {None}
-
-
-def test_a_masked_gradient_shows_as_pgd_above_fgsm(victim, monkeypatch):
-    # A PGD that does not climb at all is the extreme of a masked gradient.
-    lazy = dataclasses.replace(ATTACKS["pgd"], run=lambda model, images, labels, params, *, noise: images)
-    monkeypatch.setitem(ATTACKS._entries, "pgd", lazy)
-    result = run(victim, spec([{"name": "fgsm", "eps": 0.15}, {"name": "pgd", "eps": 0.15}])).result
-    assert "pgd-above-fgsm" in [warning["code"] for warning in result["warnings"]]
-    other_ball = run(victim, spec([{"name": "fgsm", "eps": 0.15}, {"name": "pgd", "eps": 0.05}])).result
-    assert "pgd-above-fgsm" not in [warning["code"] for warning in other_ball["warnings"]]
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (lambda images: images + 0.2, "outside"),
-        (lambda images: (images + 0.2).clamp(0, 1), "left its ball"),
-        (lambda images: images * float("nan"), "outside|NaN|not numbers"),
-        (lambda images: images.double(), "float64"),
-    ],
-)
-def test_an_attack_that_breaks_its_promises_fails_the_evaluation(victim, monkeypatch, broken, message):
-    cheat = dataclasses.replace(ATTACKS["pgd"], run=lambda model, images, labels, params, *, noise: broken(images))
-    monkeypatch.setitem(ATTACKS._entries, "pgd", cheat)
-    with pytest.raises(AttackError, match=message):
-        run(victim, spec([{"name": "pgd", "eps": 0.1}]), count=20)
-
-
-class Constant(nn.Module):
-    """Answers ``value`` for every class."""
-
-    def __init__(self, value: float, classes: int = 10) -> None:
-        super().__init__()
-        self.value, self.classes = value, classes
-
-    def forward(self, images):
-        return images.flatten(1).sum(1, keepdim=True) * 0 + torch.full((len(images), self.classes), self.value)
-
-
-def test_a_model_that_knows_nothing_gets_nothing_right(victim):
-    result = run(victim, spec(), model=Constant(0.0)).result
-    assert result["clean_accuracy"] == 0
-    assert {row["success_rate"] for row in result["attacks"]} == {None}
-    json.dumps(result, allow_nan=False)
-
-
-def test_a_diverged_or_unfitting_model_is_an_error(victim):
-    with pytest.raises(AttackError, match="NaN"):
-        run(victim, spec(), model=Constant(float("nan")))
-    with pytest.raises(AttackError, match="10 classes"):
-        run(victim, spec(), model=Constant(0.0, classes=3))
-    with pytest.raises(ValueError, match="no images"):
-        run(victim, spec(), count=0)
-
-
-class Recorder(Silent):
-    """Keeps the progress, and asks to stop at the ``stop_at``-th question."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.seen: list[tuple[int, int, str, str]] = []
-        self.asked = 0
-        self.stop_at = stop_at
-
-    def progress(self, done, total, *, unit, stage):
-        self.seen.append((done, total, unit, stage))
-
-    def should_stop(self):
-        self.asked += 1
-        return self.stop_at is not None and self.asked >= self.stop_at
-
-
-def test_progress_grows_to_its_total_and_names_the_stage(victim):
-    recorder = Recorder()
-    run(victim, spec(curve={"attack": "pgd", "eps": [0.05, 0.1]}, batch_size=32), reporter=recorder)
-    done = [entry[0] for entry in recorder.seen]
-    assert done == sorted(done) and done[-1] == recorder.seen[-1][1] == COUNT * (1 + 4 + 2)
-    assert {entry[1:3] for entry in recorder.seen} == {(COUNT * 7, "image")}
-    assert recorder.seen[0][3] == "clean"
-    assert {stage for _, _, _, stage in recorder.seen} == {"clean", "fgsm", "pgd", "cw-linf"}
-
-
-def test_a_stop_comes_through_between_two_steps_of_an_attack(victim):
-    recorder = Recorder(stop_at=12)
-    with pytest.raises(Stopped):
-        run(victim, spec([{"name": "pgd", "eps": 0.1, "steps": 1000}], batch_size=1000), reporter=recorder)
-    assert recorder.asked == 12
-    assert not victim.model.training and all(parameter.requires_grad for parameter in victim.model.parameters())
-
-
-def test_an_image_set_needs_no_image_of_every_class(victim):
-    only = ImageSet(victim.images.images[:3], victim.images.labels[:3], victim.images.classes)
-    result = evaluate(victim.model, only, spec(LADDER[:1]), reporter=Silent(), device="cpu").result
-    assert len(result["attacks"][0]["per_class"]) == len(set(victim.images.labels[:3].tolist()))

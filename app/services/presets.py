@@ -210,7 +210,7 @@ def _quick(image_shape: tuple[int, int, int]) -> Recipe:
         },
         probe={
             "epochs": 60,
-            "batch_size": 64,
+            "batch_size": 64 if side <= TINY_SIDE else 128,
             "augmentation": NO_AUGMENTATION,
             "optimizer": {"name": "adam", "lr": 1e-2, "weight_decay": 0.0},
         },

@@ -35,8 +35,8 @@ lint: $(VENV)/.installed-dev ## style, types, dependency rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-dev ## the comparisons of docs/benchmarks.md
-	@for script in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$script .py) || exit 1; done
+bench: $(VENV)/.installed-dev ## PGD-20 beside torchattacks and foolbox, as in docs/benchmarks.md
+	$(BIN)/python -m bench.attacks
 
 clean: ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

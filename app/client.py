@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,11 +56,6 @@ class Client:
         response = self._http.post(
             "/classify", params={"top_k": top_k} | ({"model": model} if model else {}), files=files
         )
-        return self._checked(response).json()
-
-    def upload_dataset(self, name: str, path: Path) -> Any:
-        with path.open("rb") as file:
-            response = self._http.post("/datasets", data={"name": name}, files={"file": (path.name, file)}, timeout=900)
         return self._checked(response).json()
 
     def follow(self, job_id: str, *, interval: float = 0.5) -> Iterator[dict[str, Any]]:

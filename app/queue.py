@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
@@ -17,6 +18,8 @@ from app.settings import Settings
 TASK = "clead.run_job"
 QUEUES = ("train", "evaluate")
 PUBLISH_SECONDS = 1.0
+
+_TROUBLE = (OperationalError, OSError, FutureTimeoutError)
 
 log = logging.getLogger(__name__)
 
@@ -84,16 +87,33 @@ def publish(celery: Celery, job_id: str, *, queue: str) -> bool:
 
     False, with a warning in the log, if the broker cannot be reached: an idle worker's reaper will find the job.
     """
-    # A thread, because no option of a broker's client bounds a name look-up or a server that accepts and says nothing.
-    pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
     try:
-        pool.submit(_send, celery, job_id, queue).result(PUBLISH_SECONDS)
-    except (OperationalError, OSError, FutureTimeoutError) as error:
+        _in_time(_send, celery, job_id, queue)
+    except _TROUBLE as error:
         log.warning("job %s waits for the reaper: the broker cannot be reached (%s)", job_id, error or "timeout")
         return False
+    return True
+
+
+def broker_reachable(celery: Celery) -> bool:
+    """Whether the broker answers now, asked for a second at most."""
+    try:
+        _in_time(_connect, celery)
+    except _TROUBLE:
+        return False
+    return True
+
+
+def _in_time(call: Callable[..., None], *arguments: object) -> None:
+    """Make the call, and give it up after a second.
+
+    In a thread, because no option of a broker's client bounds a name look-up or a server that accepts and says nothing.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="broker")
+    try:
+        pool.submit(call, *arguments).result(PUBLISH_SECONDS)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return True
 
 
 def _send(celery: Celery, job_id: str, queue: str) -> None:
@@ -103,18 +123,6 @@ def _send(celery: Celery, job_id: str, queue: str) -> None:
             celery.send_task(TASK, args=[job_id], queue=queue, producer=producer, retry=False, ignore_result=True)
         except (*connection.connection_errors, *connection.channel_errors) as error:
             raise OperationalError(str(error)) from error
-
-
-def broker_reachable(celery: Celery) -> bool:
-    """Whether the broker answers now, asked for a second at most."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="broker")
-    try:
-        pool.submit(_connect, celery).result(PUBLISH_SECONDS)
-    except (OperationalError, OSError, FutureTimeoutError):
-        return False
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return True
 
 
 def _connect(celery: Celery) -> None:

@@ -8,7 +8,6 @@ from importlib.metadata import version as installed_version
 
 import torch
 from fastapi import APIRouter, Request, Response, status
-from kombu.exceptions import OperationalError as BrokerError
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,13 +16,11 @@ from app.api.dependencies import Opened, Resources
 from app.api.inference import DEFAULT_ALIAS
 from app.api.telemetry import Telemetry
 from app.errors import DomainError
-from app.queue import QUEUES, broker_folder
+from app.queue import QUEUES, broker_folder, broker_reachable
 from app.schemas.operations import Check, Health, Readiness, Version
 from app.services import models, workers
 
 router = APIRouter(tags=["operations"])
-
-BROKER_SECONDS = 1.0
 
 
 @router.get("/healthz", response_model=Health, summary="Does the process live?")
@@ -87,12 +84,8 @@ def _broker(opened: Resources) -> Check:
     if opened.settings.broker_url.startswith("filesystem://"):
         found = broker_folder(opened.settings).is_dir()
         return Check(ok=found, detail="its folder is there" if found else "its folder is missing")
-    with opened.celery.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
-        try:
-            connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
-            connection.default_channel.close()
-        except (BrokerError, OSError, *connection.connection_errors) as error:
-            return Check(ok=False, detail=f"does not answer ({type(error).__name__}); jobs wait in the database")
+    if not broker_reachable(opened.celery):
+        return Check(ok=False, detail="does not answer; jobs wait in the database")
     return Check(ok=True, detail="answers")
 
 

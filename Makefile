@@ -10,7 +10,8 @@ help: ## list the targets
 
 # pip and not another resolver: torch's CPU and CUDA builds differ by index, and pip takes the one that is configured.
 $(VENV)/.installed: pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || { \
+	  echo "Python 3.11 or newer with venv is needed (Debian: python3.11-venv); another one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@

@@ -28,7 +28,7 @@ serve: $(VENV)/.installed ## the service on this machine: API, one worker, SQLit
 
 test: $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and browser
 	@tests/system/install-servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev ## style, types, dependency rule
 	$(BIN)/ruff check .

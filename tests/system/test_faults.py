@@ -164,8 +164,11 @@ def damage(deployment: Deployment, job_id: str, sha256: str) -> None:
     path.write_bytes(content)
 
 
-def test_cancel_stops_within_a_step(deployment: Deployment) -> None:
-    """The child does at most one more step after it was told, and the last checkpoint is of the step it stopped at."""
+def test_cancel_reaches_a_running_child_and_keeps_a_checkpoint(deployment: Deployment) -> None:
+    """A cancel reaches the child long before its end and leaves a checkpoint of where it stopped.
+
+    That the loop does no further step once it is told is asserted to the step in tests/models/test_training.py.
+    """
     job_id = deployment.submit("pretrain", {**BODY, "epochs": 2000})
     deployment.start_worker(checkpoint_seconds=3600)
     deployment.wait_for_step(job_id, 10)

@@ -174,6 +174,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     console.print(table)
     for warning in result["warnings"]:
         console.print(f"[yellow]{warning['code']}[/yellow]: {warning['detail']}")
+        console.print(f"  → {warning['advice']}")
     for requirement in result["requirements"]:
         verdict = "[green]met[/green]" if requirement["met"] else "[red]not met[/red]"
         console.print(f"{requirement['attack']} {requirement['need']}: got {requirement['got']:.3f}, {verdict}")

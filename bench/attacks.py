@@ -1,116 +1,222 @@
-"""PGD-20 on digits, ours beside torchattacks and foolbox: robust accuracy and seconds, on two models.
+"""Evaluations of CIFAR-10 models by torchattacks, foolbox, ART, adv-lib and us, in one run.
 
-    python -m bench.attacks
+    python -m bench.attacks [cifar10.zip] [--attacks fgsm,pgd20,cw-l2,autoattack] [--runs 5]
 
-Trains both models first (under a minute), then alternates the three libraries and takes the median of five runs.
-Writes ``bench/results/attacks.json``.
+Trains a standard and a PGD-2-trained ResNet-18 of width 16 first (minutes, then kept in the temporary folder). The
+libraries alternate; seconds are the median over the runs. Accuracies and norms are judged by us in float32 for
+everybody, over all images: an image counts as robust if it is right before and after. Threads: OMP_NUM_THREADS.
+Writes ``bench/results/attacks.json``; its last line is ``ratios: …``, times faster than the fastest peer.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import foolbox
 import torch
-import torchattacks
 from torch import Tensor, nn
 
-from models import data
-from models.attacks.noise import PerImageNoise
-from models.attacks.objectives import is_right
-from models.attacks.spec import ATTACKS
-from models.methods.spec import METHODS
-from models.networks import frozen
+from bench import peers
+from bench.victims import EPS, cifar10, test_images, trained
+from models.attacks.objectives import cross_entropy, is_right
+from models.attacks.victim import Tuning, Victim
+from models.data.images import ImageSet
+from models.evaluation import evaluate
+from models.evaluation_spec import EvaluationParams
+from models.networks import ImageModel, frozen
+from models.precision import resolve_precision
 from models.progress import Silent
-from models.training import train
 
-EPS, STEPS, STEP_SIZE, RUNS = 0.2, 20, 0.05, 5
 RESULTS = Path(__file__).parent / "results" / "attacks.json"
-NETWORK = {"name": "resnet18", "width": 32, "blocks": [1, 1]}
-RECIPES: dict[str, dict[str, Any]] = {
-    "standard": {"method": "standard", "epochs": 15},
-    "robust": {
-        "method": "pgd-at",
-        "epochs": 15,
-        "attack": {"name": "pgd", "eps": EPS, "steps": 5, "step_size": STEP_SIZE},
-    },
-}
-COMMON = {
-    "dataset": {"name": "digits"},
-    "backbone": NETWORK,
-    "batch_size": 64,
-    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-    "schedule": {"name": "cosine", "warmup_epochs": 1},
-    "augmentation": {"crop_padding": 1, "flip": False},
-}
+CLASSES = tuple(str(index) for index in range(10))
+CW = {"steps": 100, "binary_search_steps": 5, "lr": 0.01, "initial_const": 0.1}
+
+
+@dataclass(frozen=True)
+class Match:
+    """One line of the comparison: an attack of ours, and the same one by the peers."""
+
+    name: str
+    model: str
+    images: int
+    ours: dict[str, Any]
+    peers: Callable[[], dict[str, peers.Attack]]
+    runs: int | None = None
+
+
+def matches() -> list[Match]:
+    pgd = {"name": "pgd", "eps": EPS, "steps": 20, "step_size": EPS / 4}
+    auto = {"name": "autoattack", "eps": EPS}
+    cw = {"name": "cw-l2", **CW}
+
+    def their_pgd() -> dict[str, peers.Attack]:
+        return peers.pgd(EPS, steps=20, step_size=EPS / 4)
+
+    def their_cw() -> dict[str, peers.Attack]:
+        return peers.cw_l2(
+            steps=CW["steps"], searches=CW["binary_search_steps"], lr=CW["lr"], const=CW["initial_const"]
+        )
+
+    return [
+        Match("pgd20-robust", "robust", 500, pgd, their_pgd),
+        Match("pgd20-standard", "standard", 500, pgd, their_pgd),
+        Match("cw-l2", "robust", 100, cw, their_cw),
+        Match("autoattack", "robust", 100, auto, lambda: peers.autoattack(EPS, steps=100, queries=5000), runs=1),
+        Match("fgsm", "robust", 500, {"name": "fgsm", "eps": EPS}, lambda: peers.fgsm(EPS)),
+    ]
 
 
 def main() -> None:
-    digits = data.load("digits", root=Path(tempfile.gettempdir()))
-    images, labels = digits.test.pixels(), digits.test.labels
-    table = {name: compare(trained(recipe, digits), images, labels) for name, recipe in RECIPES.items()}
-    ratios = {}
-    for name, rows in table.items():
-        print(f"{name} model, PGD-{STEPS}, eps {EPS}, {len(images)} images, {torch.get_num_threads()} threads")
-        for row in rows:
-            print(f"  {row['library']:<14} robust accuracy {row['robust_accuracy']:.3f}   {row['seconds']:.2f} s")
-        fastest_peer = min(row["seconds"] for row in rows if row["library"] != "clead")
-        ratios[name] = fastest_peer / next(row["seconds"] for row in rows if row["library"] == "clead")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("archive", nargs="?", type=Path)
+    parser.add_argument("--attacks", default="")
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    dataset = cifar10(options.archive)
+    models = {name: trained(name, dataset) for name in ("standard", "robust")}
+    chosen = [match for match in matches() if not options.attacks or match.name in options.attacks.split(",")]
+    old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    tables: dict[str, Any] = old.get("tables", {})
+    for match in chosen:
+        images, labels = test_images(dataset, match.images)
+        rows = compare(match, models[match.model], images, labels, runs=match.runs or options.runs)
+        tables[match.name] = {"model": match.model, "images": match.images, "spec": match.ours, "rows": rows}
+        show(match, rows)
+    memory = peak_memory(options.archive)
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    ratios = {name: ratio(table["rows"]) for name, table in tables.items()}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"torch": torch.__version__, "models": table, "ratios": ratios}, indent=2) + "\n")
-    print("ratios: " + " ".join(f"pgd20-{name}={ratio:.1f}" for name, ratio in ratios.items()))
+    found = {**machine, "tables": tables, "memory": memory, "ratios": ratios}
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    names = [match.name for match in matches() if match.name in ratios]
+    print("ratios: " + " ".join(f"{name}={ratios[name]:.1f}" for name in names))
 
 
-def trained(recipe: dict[str, Any], digits: data.Dataset) -> nn.Module:
-    params = METHODS[recipe["method"]].params.model_validate({**COMMON, **recipe})
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = train(
-            params, digits, init=None, base=None, workdir=Path(folder), resume=None, reporter=Silent(), device="cpu"
-        )
-    return outcome.model
-
-
-def compare(model: nn.Module, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """One row a library: robust accuracy over all images, judged by us in float32, and the median of the seconds."""
-    pgd = ATTACKS["pgd"]
-    params = pgd.params.model_validate({"eps": EPS, "steps": STEPS, "step_size": STEP_SIZE})
-    torchattack = torchattacks.PGD(model, eps=EPS, alpha=STEP_SIZE, steps=STEPS)
-    fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    foolbox_pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=STEPS)
-
-    def ours() -> Tensor:
-        with torch.no_grad():
-            right = is_right(model(images), labels)
-        found = images.clone()  # what is wrong already needs no attack
-        noise = PerImageNoise(torch.arange(int(right.sum())))
-        found[right] = pgd.run(model, images[right], labels[right], params, noise=noise)
-        return found
-
-    libraries: dict[str, Callable[[], Tensor]] = {
-        "clead": ours,
-        "torchattacks": lambda: torchattack(images, labels),
-        "foolbox": lambda: foolbox_pgd(fmodel, images, labels, epsilons=EPS)[1],
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in libraries}
-    accuracy = {}
+def compare(match: Match, model: ImageModel, images: Tensor, labels: Tensor, *, runs: int) -> list[dict[str, Any]]:
+    """One row a library."""
+    theirs = match.peers()
+    seconds: dict[str, list[float]] = {name: [] for name in ("clead", *theirs)}
+    rows: dict[str, dict[str, Any]] = {}
     with frozen(model):
-        for _ in range(RUNS):
-            for name, attack in libraries.items():
-                started = time.perf_counter()
-                adversarial = attack()
-                seconds[name].append(time.perf_counter() - started)
-                with torch.no_grad():
-                    accuracy[name] = float(is_right(model(adversarial), labels).double().mean())
+        for _ in range(runs):
+            began = time.perf_counter()
+            result = ours(model, images, labels, match.ours)
+            seconds["clead"].append(time.perf_counter() - began)
+            rows["clead"] = our_row(result, model, images)
+            for name, attack in theirs.items():
+                began = time.perf_counter()
+                found = attack(model, images, labels)
+                seconds[name].append(time.perf_counter() - began)
+                rows[name] = their_row(model, images, labels, found)
     return [
-        {"library": name, "robust_accuracy": accuracy[name], "seconds": statistics.median(seconds[name])}
-        for name in libraries
+        {"library": name, **row, "seconds": statistics.median(seconds[name]), "runs": seconds[name]}
+        for name, row in rows.items()
     ]
+
+
+def ours(model: nn.Module, images: Tensor, labels: Tensor, attack: dict[str, Any]) -> dict[str, Any]:
+    """Our whole evaluation: clean accuracy, attack, verdicts, checks of ball and box, sanity checks, report."""
+    params = EvaluationParams.model_validate(
+        {"model": "bench@1", "dataset": {"name": "cifar10"}, "attacks": [attack], "examples": 0, "batch_size": 100}
+    )
+    data = ImageSet((images * 255).round().byte(), labels, CLASSES)
+    return evaluate(model, data, params, reporter=Silent(), device="cpu").result
+
+
+def our_row(result: dict[str, Any], model: nn.Module, images: Tensor) -> dict[str, Any]:
+    row, cost = result["attacks"][0], result["cost"]
+    share = step_seconds(model, images[:100], cost) / cost["seconds"]
+    return {
+        "robust_accuracy": row["robust_accuracy"],
+        "success_rate": row["success_rate"],
+        "median_l2": row["median_l2"],
+        "share_in_model": share,
+        **cost,
+    }
+
+
+def step_seconds(model: nn.Module, images: Tensor, cost: dict[str, Any]) -> float:
+    """Seconds that the counted forwards and gradients take in full batches when nothing else is done."""
+    tuning = Tuning(folded=True, precision=resolve_precision("auto", torch.device("cpu")))
+    victim = Victim(model, tuning=tuning, batch_size=len(images))
+    labels = torch.zeros(len(images), dtype=torch.int64)
+
+    def median(call: Callable[[], object]) -> float:
+        call()
+        times = []
+        for _ in range(7):
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times) / len(images)
+
+    forward = median(lambda: victim.logits(images))
+    gradient = median(lambda: victim.gradient(images, cross_entropy, labels))
+    return forward * float(cost["forward_images"]) + gradient * float(cost["gradient_images"])
+
+
+@torch.no_grad()
+def their_row(model: nn.Module, images: Tensor, labels: Tensor, found: Tensor) -> dict[str, Any]:
+    before, after = is_right(model(images), labels), is_right(model(found), labels)
+    broken = before & ~after
+    norms = (found - images).flatten(1).norm(dim=1)[broken]
+    return {
+        "robust_accuracy": (before & after).double().mean().item(),
+        "success_rate": broken.sum().item() / max(int(before.sum()), 1),
+        "median_l2": norms.median().item() if len(norms) else None,
+    }
+
+
+def ratio(rows: list[dict[str, Any]]) -> float:
+    """How many times faster than the fastest peer."""
+    fastest: float = min(row["seconds"] for row in rows if row["library"] != "clead")
+    return fastest / float(next(row["seconds"] for row in rows if row["library"] == "clead"))
+
+
+def show(match: Match, rows: list[dict[str, Any]]) -> None:
+    print(f"{match.name}: {match.model} model, {match.images} images, {torch.get_num_threads()} thread(s)")
+    for row in rows:
+        norm = f"   median L2 {row['median_l2']:.4f}" if match.name == "cw-l2" and row["median_l2"] else ""
+        share = f"   {row['share_in_model']:.0%} of it in the model" if "share_in_model" in row else ""
+        print(
+            f"  {row['library']:<13} robust {row['robust_accuracy']:.3f}   {row['seconds']:8.2f} s{norm}{share}",
+            flush=True,
+        )
+
+
+def peak_memory(archive: Path | None) -> dict[str, float]:
+    """Resident memory in MiB at its highest while PGD-2 runs on so many images, above what it was before.
+
+    Each in a process of its own.
+    """
+    found = {}
+    for count in (1_000, 10_000):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            found[str(count)] = pool.submit(memory_of, archive, count).result()
+    print("peak memory: " + ", ".join(f"{name} images {value:.0f} MiB" for name, value in found.items()))
+    return found
+
+
+def memory_of(archive: Path | None, count: int) -> float:
+    dataset = cifar10(archive)
+    images = dataset.test.take(torch.arange(min(count, len(dataset.test))))
+    params = {"model": "bench@1", "dataset": {"name": "cifar10"}, "attacks": [{"name": "pgd", "eps": EPS, "steps": 2}]}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    evaluate(
+        trained("robust", dataset), images, EvaluationParams.model_validate(params), reporter=Silent(), device="cpu"
+    )
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 if __name__ == "__main__":

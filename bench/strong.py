@@ -27,6 +27,7 @@ from models import data
 from models.attacks.noise import PerImageNoise, derive_seed
 from models.attacks.objectives import is_right
 from models.attacks.spec import ATTACKS
+from models.attacks.victim import Victim
 from models.checkpoints import load_model
 from models.networks import ImageModel, frozen
 from models.specs import ModelCard
@@ -73,7 +74,7 @@ def attack(model: ImageModel, images: Tensor, labels: Tensor, *, eps: float) -> 
         for name in ("pgd", "cw-linf"):
             params: Any = ATTACKS[name].params.model_validate({"eps": eps, "step_size": eps / 10, **STRONG})
             seeds = torch.tensor([derive_seed(1, name, index) for index in range(len(images))])
-            found = ATTACKS[name].run(model, images, labels, params, noise=PerImageNoise(seeds))
+            found = ATTACKS[name].run(Victim(model), images, labels, params, noise=PerImageNoise(seeds))
             stands[f"{name}-200x10"] = right & _right(model, found, labels)
         stands["square"] = right & _right(model, square(images, labels), labels)
     stands["worst"] = torch.stack(list(stands.values())).all(dim=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,22 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from models.backbones.layout import AmbiguousLayoutError, Naming, is_normalization, naming_of
 from models.networks import ImageModel, build_model
 from models.specs import ModelCard
 
 CARD_KEY = "card"
 
 
+Shape = tuple[int, ...]
+
+
 class CheckpointError(ValueError):
     """A file does not hold what it should: not readable, no card, or missing, unexpected and misshapen weights."""
+
+
+class CardError(CheckpointError):
+    """The card describes no model: an unknown backbone, or one that cannot take its images."""
 
 
 def save_model(path: Path, model: ImageModel) -> None:
@@ -38,19 +46,33 @@ def load_model(path: Path, card: ModelCard | None = None) -> ImageModel:
     Names and shapes are checked against the card before a weight is read or memory is taken for it.
     Raises :class:`CheckpointError`.
     """
+    return _load(path, card, published=False)
+
+
+def import_model(path: Path, card: ModelCard | None = None) -> ImageModel:
+    """As :func:`load_model`, for a file that may name its weights as the backbone's published implementation does.
+
+    The names are translated by :func:`models.backbones.layout.naming_of`; after that they must fit the card as
+    exactly as our own, and errors speak of the file's. ``num_batches_tracked`` alone may be left out.
+    """
+    return _load(path, card, published=True)
+
+
+def _load(path: Path, card: ModelCard | None, *, published: bool) -> ImageModel:
     try:
         with safe_open(path, framework="pt") as file:
             card = card or _card_of(path, file.metadata())
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            _check_shapes(path, shapes, card)
-            weights = {key: file.get_tensor(key) for key in shapes}
+            keys = _match(path, shapes, card, published=published)
+            weights = {name: file.get_tensor(key) for name, key in keys.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} is not a readable safetensors file: {error}") from error
     model = build_model(card)
-    for name, tensor in model.state_dict().items():
-        if weights[name].is_floating_point() != tensor.is_floating_point():
-            raise CheckpointError(f"{name} is {weights[name].dtype} in {path.name}; {tensor.dtype} is needed")
-    model.load_state_dict(weights)
+    state = model.state_dict()
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise CheckpointError(f"{keys[name]} is {tensor.dtype} in {path.name}; {state[name].dtype} is needed")
+    model.load_state_dict(state | weights)
     return model.eval()
 
 
@@ -81,24 +103,57 @@ def _card_of(path: Path, metadata: dict[str, str] | None) -> ModelCard:
         raise CheckpointError(f"the card in {path.name} is not valid: {error}") from error
 
 
-def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], card: ModelCard) -> None:
+def _match(path: Path, found: Mapping[str, Shape], card: ModelCard, *, published: bool) -> dict[str, str]:
+    """Our name of each weight that the card's model has → the file's key; CheckpointError for what does not fit."""
     with torch.device("meta"):
         try:
-            expected = {name: tuple(value.shape) for name, value in build_model(card).state_dict().items()}
+            model = build_model(card)
         except (ValueError, LookupError) as error:
-            raise CheckpointError(f"the card of {path.name} describes no model: {error}") from error
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
+            raise CardError(f"the card of {path.name} describes no model: {error}") from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    optional = {name for name in expected if published and name.endswith("num_batches_tracked")}
+    try:
+        naming = (
+            naming_of(found, model.backbone.published, with_head=card.kind == "classifier") if published else Naming()
+        )
+        keys, unexpected = _translate(found, naming, expected)
+    except AmbiguousLayoutError as error:
+        raise CheckpointError(f"{path.name} is ambiguous: {error}") from error
+    missing = sorted(naming.theirs(name) for name in expected.keys() - keys.keys() - optional)
     misshapen = [
-        f"{name} is {found[name]}, not {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name] != expected[name]
+        f"{key} is {found[key]}, not {expected[name]}"
+        for name, key in sorted(keys.items())
+        if found[key] != expected[name]
     ]
+    _refuse_misfits(path, missing=missing, unexpected=unexpected, misshapen=misshapen)
+    return keys
+
+
+def _translate(found: Iterable[str], naming: Naming, expected: Container[str]) -> tuple[dict[str, str], list[str]]:
+    """Our name → the file's key for each expected name, and the keys that stand for none."""
+    keys: dict[str, str] = {}
+    unexpected = []
+    for key in sorted(found):
+        if naming.drops(key):
+            continue
+        name = naming.ours(key)
+        if name is None or name not in expected:
+            unexpected.append(key)
+        elif name in keys:
+            raise AmbiguousLayoutError(f"{keys[name]} and {key} both stand for {name}; leave one out")
+        else:
+            keys[name] = key
+    return keys, unexpected
+
+
+def _refuse_misfits(path: Path, *, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
     parts = [
         f"{title}: {', '.join(names[:20])}{f' and {len(names) - 20} more' if len(names) > 20 else ''}"
         for title, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
         if names
     ]
+    if any(is_normalization(key) for key in unexpected):
+        parts.append("the card's mean and std normalize the images: give them there and leave them out of the file")
     if parts:
         raise CheckpointError(f"{path.name} does not fit its card; {'; '.join(parts)}")
 

@@ -10,10 +10,15 @@ from torch import Tensor
 
 from models.attacks.noise import derive_seed
 
+NOT_BROKEN = 2  # the rank of an image that the attack left right
+
 
 @dataclass(frozen=True)
 class Example:
-    """A clean image and its adversarial version, float32 (C, H, W) in [0, 1], with both predictions (class indices)."""
+    """A clean image and its adversarial version, float32 (C, H, W) in [0, 1], with both predictions (class indices).
+
+    ``survives_8bit``: still wrong after rounding to steps of 1/255, as an 8-bit picture file does; None if not broken.
+    """
 
     rank: int
     index: int
@@ -25,6 +30,11 @@ class Example:
     l2: float
     clean: Tensor
     adversarial: Tensor
+    survives_8bit: bool | None = None
+
+    @property
+    def broken(self) -> bool:
+        return self.rank < NOT_BROKEN
 
     def prediction(self) -> dict[str, Any]:
         return {
@@ -35,6 +45,7 @@ class Example:
             "attack": self.attack,
             "linf": self.linf,
             "l2": self.l2,
+            "survives_8bit": self.survives_8bit,
         }
 
 
@@ -42,7 +53,7 @@ class Examples:
     """A random sample of at most ``limit`` of the images that were attacked, whatever became of them.
 
     Not a choice of the broken ones: a robust model shown by its failures alone looks like any other. Each image is
-    shown with the attack of lowest rank: 0 broken by a bounded attack, 1 by a minimum-norm attack, 2 not broken.
+    shown with the attack of lowest rank: 0 broken by a bounded attack, 1 by a minimum-norm attack, NOT_BROKEN.
     The sample depends on ``seed`` and the number of images alone, so that two models are shown on the same ones.
     """
 
@@ -60,11 +71,17 @@ class Examples:
             return True
         return self._limit > 0 and self._place[index] < self._place[self._last()]
 
-    def add(self, example: Example) -> None:
-        """Keep ``example``, which is wanted, and drop the last of the sample if there are too many."""
+    def offer(self, example: Example) -> None:
+        """Keep ``example`` if it is wanted, and drop the last of the sample if there are too many."""
+        if not self.wants(example.rank, example.index):
+            return
         if example.index not in self._kept and len(self._kept) == self._limit:
             del self._kept[self._last()]
         self._kept[example.index] = example
+
+    def kept(self) -> tuple[Example, ...]:
+        """The sample in its order."""
+        return tuple(self._ordered())
 
     def tensors(self, shape: tuple[int, ...]) -> dict[str, Tensor]:
         """``clean`` and ``adversarial``, float32 (M, C, H, W), in the order of :meth:`predictions`."""
@@ -78,6 +95,11 @@ class Examples:
 
     def predictions(self) -> list[dict[str, Any]]:
         return [example.prediction() for example in self._ordered()]
+
+    def surviving_8bit(self) -> dict[str, int]:
+        """How many of the broken ones in the sample rounding to 8 bits leaves broken."""
+        broken = [example for example in self._ordered() if example.broken]
+        return {"broken": len(broken), "surviving": sum(bool(example.survives_8bit) for example in broken)}
 
     def _ordered(self) -> list[Example]:
         return sorted(self._kept.values(), key=lambda example: self._place[example.index])

@@ -1,4 +1,4 @@
-"""Turns what each attack did to each image into the rows, warnings and requirements of an evaluation's result."""
+"""Turns what each attack did to each image into the rows and requirements of an evaluation's result."""
 
 from __future__ import annotations
 
@@ -12,36 +12,26 @@ import torch
 from torch import Tensor
 
 from models.attacks.spec import Attack, AttackParams
-from models.data.images import ImageSet
+from models.evaluation_evidence import AttackEvidence, Evidence
 from models.evaluation_spec import EvaluationParams, parse_requirement
 from models.statistics import wilson_interval
 
-FEW_IMAGES = 200  # below, the 95 % interval of an accuracy is wider than ±7 points
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One attack on N images, on the CPU, in the images' order.
-
-    ``right``: classified right before the attack, boolean (N,). ``fooled``: attacked and then wrong, at any norm.
-    ``broken``: fooled inside the attack's ball, or fooled where it has none. ``l2``, ``linf``: float64 (N,) norms of
-    the perturbation, infinite where the attack failed or the image was not attacked. ``seconds``: of the attack alone.
-    """
+    """One attack and what it did; ``right``: classified right before it, boolean (N,)."""
 
     attack: Attack
     params: AttackParams
     right: Tensor
-    fooled: Tensor
-    broken: Tensor
-    l2: Tensor
-    linf: Tensor
-    seconds: float
+    seen: AttackEvidence
 
     @property
     def surviving(self) -> Tensor:
         """Right before and after the attack, boolean (N,)."""
-        return self.right & ~self.broken
+        return self.right & ~self.seen.broken
 
     @property
     def robust_accuracy(self) -> float:
@@ -57,26 +47,35 @@ class Outcome:
 
 
 def report(
-    params: EvaluationParams,
-    images: ImageSet,
-    *,
-    right: Tensor,
-    outcomes: Sequence[Outcome],
-    curve: list[dict[str, Any]],
+    params: EvaluationParams, evidence: Evidence, *, outcomes: Sequence[Outcome], classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The result's numbers; ``right``: classified right without an attack, boolean (N,). All floats are finite."""
+    """The result's numbers. All floats are finite."""
+    right, labels = evidence.right, evidence.labels
     clean, worst = accuracy(right), worst_cases(outcomes)
     return {
         "threat_model": "white-box",
         "clean_accuracy": clean,
         "clean_ci95": interval(right),
-        "clean_per_class": per_class(right, images),
-        "attacks": [attack_row(outcome, images) for outcome in outcomes],
+        "clean_per_class": per_class(right, labels, classes=classes),
+        "attacks": [attack_row(outcome, labels, classes=classes) for outcome in outcomes],
         **worst,
-        "curve": curve,
-        "warnings": warnings(outcomes, len(images)),
+        "curve": curve_rows(params, evidence),
         "requirements": requirements(params, outcomes, clean=clean, worst_case=worst["worst_case_accuracy"]),
+        "cost": {
+            "seconds": evidence.seconds,
+            "forward_images": evidence.forwards,
+            "gradient_images": evidence.gradients,
+        },
     }
+
+
+def curve_rows(params: EvaluationParams, evidence: Evidence) -> list[dict[str, Any]]:
+    """Robust accuracy by growing radius."""
+    rows = []
+    for point, broken in zip(params.curve_points(), evidence.curve, strict=True):
+        standing = evidence.right & ~broken
+        rows.append({"eps": point.eps, "robust_accuracy": accuracy(standing), "ci95": interval(standing)})
+    return rows
 
 
 def accuracy(right: Tensor) -> float:
@@ -89,38 +88,57 @@ def interval(right: Tensor) -> list[float]:
     return list(wilson_interval(int(right.sum()), len(right)))
 
 
-def per_class(right: Tensor, images: ImageSet) -> dict[str, float]:
+def per_class(right: Tensor, labels: Tensor, *, classes: tuple[str, ...]) -> dict[str, float]:
     """Accuracy of each class that has images."""
     shares = {}
-    for index, name in enumerate(images.classes):
-        members = images.labels == index
+    for index, name in enumerate(classes):
+        members = labels == index
         if members.any():
             shares[name] = accuracy(right[members])
     return shares
 
 
-def attack_row(outcome: Outcome, images: ImageSet) -> dict[str, Any]:
+def attack_row(outcome: Outcome, labels: Tensor, *, classes: tuple[str, ...]) -> dict[str, Any]:
     """One entry of ``attacks``. Means and medians of the norms are over fooled images, null if there are none."""
-    attacked = int(outcome.right.sum())
+    attacked, seen = int(outcome.right.sum()), outcome.seen
     row: dict[str, Any] = {
         "name": outcome.attack.name,
+        "access": outcome.attack.access,
         "spec": outcome.params.model_dump(mode="json"),
         "robust_accuracy": outcome.robust_accuracy,
         "ci95": interval(outcome.surviving),
-        "success_rate": int(outcome.fooled.sum()) / attacked if attacked else None,
-        "mean_l2": _mean(outcome.l2[outcome.fooled]),
-        "mean_linf": _mean(outcome.linf[outcome.fooled]),
-        "median_l2": _median(outcome.l2[outcome.fooled]),
-        "median_linf": _median(outcome.linf[outcome.fooled]),
-        "per_class": per_class(outcome.surviving, images),
+        "success_rate": int(seen.fooled.sum()) / attacked if attacked else None,
+        "mean_l2": _mean(seen.l2[seen.fooled]),
+        "mean_linf": _mean(seen.linf[seen.fooled]),
+        "median_l2": _median(seen.l2[seen.fooled]),
+        "median_linf": _median(seen.linf[seen.fooled]),
+        "per_class": per_class(outcome.surviving, labels, classes=classes),
         "attacked": attacked,
-        "seconds": outcome.seconds,
-        "images_per_second": attacked / outcome.seconds if attacked and outcome.seconds > 0 else None,
+        "seconds": seen.seconds,
+        "images_per_second": attacked / seen.seconds if attacked and seen.seconds > 0 else None,
     }
     if outcome.attack.minimum_norm:
-        row["l2_quantiles"] = _norm_quantiles(outcome.l2[outcome.right])
+        row["l2_quantiles"] = _norm_quantiles(seen.l2[outcome.right])
         row["note"] = _minimum_norm_note(outcome.params)
+    if outcome.attack.parts is not None:
+        row["parts"] = part_rows(outcome)
     return row
+
+
+def part_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """The parts of an ensemble in their order, each with the accuracy that it and those before it left."""
+    standing, rows = outcome.right, []
+    for part in outcome.seen.parts:
+        standing = standing & ~part.broken
+        rows.append(
+            {
+                "name": part.name,
+                "broken": int(part.broken.sum()),
+                "robust_accuracy": accuracy(standing),
+                "seconds": part.seconds,
+            }
+        )
+    return rows
 
 
 def _minimum_norm_note(params: AttackParams) -> str:
@@ -155,7 +173,7 @@ def worst_cases(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Images that survive every attack with a budget: overall, and ball by ball, with the attacks that were counted."""
     balls: dict[tuple[str, float], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.params.radius is not None:
+        if outcome.params.radius is not None and outcome.attack.access in ("white-box", "black-box"):
             balls[outcome.params.radius].append(outcome)
     if not balls:
         return {"worst_case_accuracy": None, "worst_cases": []}
@@ -172,31 +190,6 @@ def worst_cases(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _surviving_all(outcomes: Sequence[Outcome]) -> Tensor:
     return torch.stack([outcome.surviving for outcome in outcomes]).all(dim=0)
-
-
-def warnings(outcomes: Sequence[Outcome], total: int) -> list[dict[str, str]]:
-    """Signs that the numbers should not be believed as they stand."""
-    found = []
-    if total < FEW_IMAGES:
-        low, high = wilson_interval(total // 2, total)
-        detail = f"{total} images: an accuracy of one half is known to ±{(high - low) / 2:.3f} only"
-        found.append({"code": "few-images", "detail": detail})
-    for strong in outcomes:
-        for weak in outcomes:
-            if weak.attack.name not in strong.attack.stronger_than or weak.ball != strong.ball or weak.ball is None:
-                continue
-            if strong.robust_accuracy > interval(weak.surviving)[1]:
-                found.append(_order_warning(strong, weak))
-    return found
-
-
-def _order_warning(strong: Outcome, weak: Outcome) -> dict[str, str]:
-    detail = (
-        f"{strong.attack.title} leaves {strong.robust_accuracy:.3f}, {weak.attack.title} only "
-        f"{weak.robust_accuracy:.3f} in the same ball ({weak.ball}): the stronger attack was too weak (steps, step "
-        "size) or the model masks its gradients"
-    )
-    return {"code": f"{strong.attack.name}-above-{weak.attack.name}", "detail": detail}
 
 
 def requirements(

@@ -5,47 +5,14 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
+from models.attacks.parsing import AnyAttack, detail, shown
 from models.attacks.spec import ATTACKS, AttackParams, BoundedParams, pixel_schema
-from models.specs import EvaluationData, ModelRef, Pixels, Seed, Spec
-
-_CW_BY_NORM = {"linf": "cw-linf", "l2": "cw-l2"}
-
-
-def parse_attack(value: Any) -> AttackParams:
-    """The validated parameters of the registered attack that ``value["name"]`` names.
-
-    ``{"name": "cw", "norm": "l2" | "linf", ...}`` is CW-L2 or CW-Linf; CW without a norm is refused, since the two
-    measure different things. Raises ValidationError; its locations are those of the client's JSON (``("eps",)``, no
-    discriminator tag), to which pydantic prepends where the attack stands (``("attacks", 0, "eps")``).
-    """
-    if isinstance(value, AttackParams):
-        return value
-    if not isinstance(value, dict):
-        raise refusal((), value, 'give an object such as {"name": "pgd", "eps": "8/255"}')
-    name, norm = value.get("name"), value.get("norm")
-    if name == "cw":
-        if not isinstance(norm, str) or norm not in _CW_BY_NORM:
-            raise refusal(("norm",), norm, 'cw needs its norm: "linf" (cw-linf) or "l2" (cw-l2)')
-        name = _CW_BY_NORM[norm]
-    if not isinstance(name, str) or name not in ATTACKS:
-        raise refusal(("name",), name, f"{_shown(name)} is not an attack; known: {', '.join(ATTACKS)}")
-    return ATTACKS[name].params.model_validate({**value, "name": name})
-
-
-class AnyAttack:
-    """Annotates a field that takes any registered attack; new attacks need no change here."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(parse_attack)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        options = {entry.name: handler(entry.params.__pydantic_core_schema__) for entry in ATTACKS.entries()}
-        return {"oneOf": list(options.values()), "discriminator": {"propertyName": "name"}}
+from models.specs import EvaluationData, ModelRef, Pixels, Precision, Seed, Spec
 
 
 class Requirement(NamedTuple):
@@ -96,6 +63,24 @@ class EvaluationParams(Spec):
         "an attack that was asked for more than once must meet it each time",
     )
     batch_size: int = Field(100, ge=1, le=10_000, description="images attacked at a time; does not change the result")
+    precision: Precision = Field(
+        "auto",
+        description="of gradients; auto: bfloat16 where the hardware computes it, else float32. Whether an image is "
+        "broken is always decided in float32",
+    )
+    shard_size: int | None = Field(
+        1000,
+        ge=50,
+        le=1_000_000,
+        description="an evaluation of more images is cut into shards of about this many, which any number of workers "
+        "take; null: never. Does not change the result",
+    )
+    sanity_checks: bool = Field(
+        True,
+        description="look at up to 100 images for signs that the numbers cannot be believed (masked gradients, a "
+        "stochastic model, …); about a tenth of the time of PGD-20 on 500 images",
+    )
+    compile: bool = Field(False, description="run gradients through torch.compile: pays off on long runs of one model")
     seed: Seed = 0
 
     def curve_points(self) -> list[BoundedParams]:
@@ -124,49 +109,32 @@ class EvaluationParams(Spec):
         for index, attack in enumerate(self.attacks):
             first = self.attacks.index(attack)
             if first < index:
-                yield _detail(("attacks", index), attack.name, f"the same attack as /attacks/{first}; give it once")
+                yield detail(("attacks", index), attack.name, f"the same attack as /attacks/{first}; give it once")
 
     def _wrong_curve(self) -> Iterator[InitErrorDetails]:
         if self.curve is None:
             return
         bounded = [entry.name for entry in ATTACKS.entries() if issubclass(entry.params, BoundedParams)]
         if self.curve.attack not in bounded:
-            message = f"{_shown(self.curve.attack)} has no radius to vary; give one of: {', '.join(bounded)}"
-            yield _detail(("curve", "attack"), self.curve.attack, message)
+            message = f"{shown(self.curve.attack)} has no radius to vary; give one of: {', '.join(bounded)}"
+            yield detail(("curve", "attack"), self.curve.attack, message)
             return
         base = self._curve_base(self.curve.attack)
         for index, eps in enumerate(self.curve.eps):
             try:
                 base.at(eps)
             except ValidationError as error:
-                yield _detail(("curve", "eps", index), eps, error.errors()[0]["msg"].removeprefix("Value error, "))
+                yield detail(("curve", "eps", index), eps, error.errors()[0]["msg"].removeprefix("Value error, "))
 
     def _wrong_requirements(self) -> Iterator[InitErrorDetails]:
         asked = {attack.name for attack in self.attacks if attack.radius is not None}
         possible = ["clean", "worst_case", *sorted(asked)] if asked else ["clean"]
         for name, text in self.require.items():
             if name not in possible:
-                message = f"no accuracy of {_shown(name)} will be known; possible here: {', '.join(possible)}"
-                yield _detail(("require", name), name, message)
+                message = f"no accuracy of {shown(name)} will be known; possible here: {', '.join(possible)}"
+                yield detail(("require", name), name, message)
                 continue
             try:
                 parse_requirement(text)
             except ValueError as error:
-                yield _detail(("require", name), text, str(error))
-
-
-def refusal(location: tuple[str | int, ...], value: Any, message: str) -> ValidationError:
-    """A validation error at ``location`` below the value being validated."""
-    return ValidationError.from_exception_data("attack", [_detail(location, value, message)])
-
-
-def _detail(location: tuple[str | int, ...], value: Any, message: str) -> InitErrorDetails:
-    # The message goes in as a value: a brace in a client's text must not be read as a placeholder.
-    kind = PydanticCustomError("invalid_spec", "{message}", {"message": message})
-    return InitErrorDetails(type=kind, loc=location, input=value)
-
-
-def _shown(value: Any) -> str:
-    """A client's value for a message: quoted, and never long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+                yield detail(("require", name), text, str(error))

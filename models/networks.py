@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.backbones.spec import BACKBONES, Backbone
+from models.backbones.spec import Backbone, build_backbone
 from models.specs import ModelCard, ProjectionSpec
 
 
@@ -42,7 +42,7 @@ class ImageModel(nn.Module):
         self.card = card
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
-        self.backbone = BACKBONES[card.backbone.name].build(card.backbone, channels)
+        self.backbone = build_backbone(card.backbone, card.image_shape)
 
     def features(self, images: Tensor) -> Tensor:
         """Features (N, D) of images (N, C, H, W) with pixels in [0, 1]."""
@@ -91,12 +91,27 @@ class ProjectionHead(nn.Module):
 def build_model(card: ModelCard, *, seed: int = 0) -> ImageModel:
     """The model that ``card`` describes, with weights drawn from ``seed`` alone.
 
-    Raises :class:`IncompatibleModelError` for a card that contradicts itself and
-    :class:`models.registry.UnknownNameError` for an unknown backbone.
+    Raises :class:`IncompatibleModelError` for a card that contradicts itself, ValueError for a backbone that cannot
+    take its images, and :class:`models.registry.UnknownNameError` for an unknown backbone.
     """
-    model = Classifier(card) if card.kind == "classifier" else Encoder(card)
-    initialize(model, seed=seed)
+    with _torch_seeded(seed):
+        model = Classifier(card) if card.kind == "classifier" else Encoder(card)
+    if not model.backbone.own_initialization:
+        initialize(model, seed=seed)
+    elif isinstance(model, Classifier):
+        initialize(model.head, seed=seed)
     return model
+
+
+@contextmanager
+def _torch_seeded(seed: int) -> Iterator[None]:
+    """Torch's global CPU generator at ``seed`` inside, as it was afterwards: constructors draw from it alone."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 @torch.no_grad()

@@ -37,6 +37,18 @@ def autocast(precision: Resolved, device: torch.device) -> AbstractContextManage
 
 
 @contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Full float32 products whatever the process allows elsewhere: TF32 and autocast move images over the boundary."""
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+
+
+@contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Repeatable algorithms where they cost nothing: on the CPU. Restores what was set."""
     if device.type != "cpu":

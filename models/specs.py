@@ -6,6 +6,7 @@ Perturbation sizes are given in pixels of [0, 1], as a number or as the fraction
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -59,13 +60,23 @@ ModelRef = Annotated[
 
 
 def model_references(spec: BaseModel) -> dict[str, str]:
-    """The spec's top-level fields that name a registered model, those left null excepted: field → reference."""
-    found: dict[str, str] = {}
-    for field, info in type(spec).model_fields.items():
-        value = getattr(spec, field)
-        if value is not None and _marked(info.annotation, info.metadata):
-            found[field] = value
-    return found
+    """Every field of the spec, and of specs and lists inside it, that names a registered model: path → reference.
+
+    A path is a JSON pointer without its first slash (``model``, ``attacks/1/source``). Fields left null are left out.
+    """
+    return dict(_references(spec, ()))
+
+
+def _references(value: Any, path: tuple[str, ...], *, marked: bool = False) -> Iterator[tuple[str, str]]:
+    if isinstance(value, BaseModel):
+        for field, info in type(value).model_fields.items():
+            marks = _marked(info.annotation, info.metadata)
+            yield from _references(getattr(value, field), (*path, field), marked=marks)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _references(item, (*path, str(index)), marked=marked)
+    elif marked and isinstance(value, str):
+        yield "/".join(path), value
 
 
 def _marked(annotation: Any, metadata: list[Any]) -> bool:
@@ -90,12 +101,21 @@ class EvaluationData(TrainingData):
 
 
 class BackboneSpec(Spec):
-    """A backbone by its name in the registry (``models/backbones``), and its size."""
+    """A backbone by its name (``models/backbones``), and its size, which torchvision's and timm's have fixed."""
 
-    name: str = Field("resnet18", max_length=100, description="a registered backbone")
-    width: int = Field(64, ge=1, le=1024, description="channels of the first stage; each later stage doubles them")
+    name: str = Field(
+        "resnet18",
+        max_length=100,
+        description="a registered backbone, torchvision/<name> or timm/<name>; see GET /backbones",
+    )
+    width: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="channels of the first stage, each later stage doubles them; null: the named network's own",
+    )
     blocks: tuple[Annotated[int, Field(ge=1, le=100)], ...] | None = Field(
-        None, min_length=1, max_length=4, description="residual blocks a stage; null: the named depth's own"
+        None, min_length=1, max_length=4, description="residual blocks a stage; null: the named network's own"
     )
     stem_stride: Literal[1, 2] = Field(1, description="stride of the 3×3 stem; 2 quarters the cost")
 

@@ -114,18 +114,21 @@ class Attempt:
 
 
 class Eta:
-    """Estimates the seconds left of a stage from its own speed since it was first seen."""
+    """Estimates the seconds left from the speed since this count was first seen.
+
+    A count is a unit and its total; its stages may change. One that falls back has begun anew.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._stage: tuple[str, str, int] | None = None
+        self._count: tuple[str, int] | None = None
         self._start = (0.0, 0)
 
     def with_estimate(self, progress: dict[str, Any]) -> dict[str, Any]:
         """``progress`` with ``eta_seconds``, which is None until there is something to estimate from."""
-        stage = (progress["stage"], progress["unit"], progress["total"])
-        if stage != self._stage:
-            self._stage, self._start = stage, (self._clock(), progress["done"])
+        count = (progress["unit"], progress["total"])
+        if count != self._count or progress["done"] < self._start[1]:
+            self._count, self._start = count, (self._clock(), progress["done"])
         began, done_then = self._start
         gained = progress["done"] - done_then
         left = progress["total"] - progress["done"]

@@ -48,3 +48,7 @@ class Worker:
     def checkpoints_of(self, job_id: str) -> Storage:
         """The storage of a job's own checkpoints, which no other job shares."""
         return self.storage.scoped(f"checkpoints/{job_id}")
+
+    def evidence_of(self, job_id: str) -> Storage:
+        """The storage of what the shards of an evaluation saw; needed until they are merged."""
+        return self.storage.scoped(f"evidence/{job_id}")

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from app.errors import NotFoundError
-from app.services import claims, datasets, models
+from app.services import claims, datasets, models, shards
 from app.services.claims import Claim
 from app.storage import CorruptArtifactError, Storage
 from worker.context import Worker
 
 log = logging.getLogger(__name__)
-
-MODEL_FIELDS = ("model", "init", "base_model")
 
 
 def prepare(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, Any]:
@@ -30,22 +27,24 @@ def prepare(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, Any]:
         "device": settings.device,
         "threads": settings.torch_threads,
         "checkpoint_seconds": settings.checkpoint_seconds,
-        "models": _fetch_models(worker, claim.spec, folder=folder),
+        "models": _fetch_models(worker, claim, folder=folder),
         "upload": _fetch_upload(worker, claim.spec["dataset"]["name"]),
         "resume": _fetch_checkpoint(worker, claim, folder=folder),
+        "evidence": _fetch_evidence(worker, claim, folder=folder),
     }
 
 
-def _fetch_models(worker: Worker, spec: Mapping[str, Any], *, folder: Path) -> dict[str, dict[str, Any]]:
-    """Field of the spec → reference, path of the weights, and card, for each model that the spec names."""
+def _fetch_models(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, dict[str, Any]]:
+    """Path in the spec → reference, path of the weights, and card, for each model that the spec names."""
     with worker.database.session() as session:
-        versions = {field: models.resolve(session, spec[field]) for field in MODEL_FIELDS if spec.get(field)}
+        named = models.references(claim.spec)
+        versions = {field: models.resolve(session, reference) for field, reference in named.items()}
+    weights = {
+        sha256: str(worker.storage.fetch(sha256, folder / f"{sha256}.safetensors"))
+        for sha256 in {version.sha256 for version in versions.values()}
+    }
     return {
-        field: {
-            "reference": version.reference,
-            "path": str(worker.storage.fetch(version.sha256, folder / f"{field}.safetensors")),
-            "card": version.card,
-        }
+        field: {"reference": version.reference, "path": weights[version.sha256], "card": version.card}
         for field, version in versions.items()
     }
 
@@ -80,3 +79,20 @@ def _fetch_checkpoint(worker: Worker, claim: Claim, *, folder: Path) -> str | No
             with worker.database.writing() as session:
                 claims.drop_checkpoint(session, claim, checkpoint.id)
     return None
+
+
+def _fetch_evidence(worker: Worker, claim: Claim, *, folder: Path) -> list[str | None]:
+    """What the shards of an evaluation saw, for the job that merges it, by index; None for one that got lost."""
+    if claim.kind != shards.MERGE or claim.parent_id is None:
+        return []
+    with worker.database.session() as session:
+        known = shards.evidence(session, claim.parent_id)
+    storage = worker.evidence_of(claim.parent_id)
+    paths: list[str | None] = []
+    for index, sha256 in enumerate(known):
+        try:
+            paths.append(str(storage.fetch(sha256 or "", folder / f"shard-{index}.safetensors")))
+        except (CorruptArtifactError, NotFoundError) as error:
+            log.warning("job %s: shard %d has to be computed again: %s", claim.job_id, index, error.detail)
+            paths.append(None)
+    return paths

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.queue import publish
 from app.records import Job
-from app.services import claims, models, protocol
+from app.services import claims, models, parents
 from app.services.claims import Claim
 from app.storage import Artifact
 from worker.context import Worker
@@ -31,6 +31,8 @@ def succeed(worker: Worker, claim: Claim, *, folder: Path) -> None:
     weights = folder / "weights.safetensors"
     artifact = worker.storage.put_file(weights) if weights.exists() else None
     examples = _store_examples(worker, folder)
+    pixels = worker.storage.put_file(folder / "examples.safetensors") if examples else None
+    evidence = _store_evidence(worker, claim, folder)
 
     def write(session: Session) -> list[Job] | None:
         if not claims.holds(session, claim):
@@ -39,13 +41,19 @@ def succeed(worker: Worker, claim: Claim, *, folder: Path) -> None:
         if artifact is not None:
             card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
             final["model"] = _register(session, claim, artifact, card=card, result=result)
+        if evidence is not None:
+            final["evidence"] = evidence
         if examples is not None:
             final["examples"] = f"/jobs/{claim.job_id}/examples"
+        if pixels is not None:
+            final["examples_file"] = {"sha256": pixels.sha256, "size": pixels.size}
         claims.finish(session, claim, status="succeeded", result=final, examples=examples)
         return _advance(session, claim)
 
     if _commit(worker, claim, write):
         worker.checkpoints_of(claim.job_id).clear()
+        if claim.kind == "merge" and claim.parent_id is not None:
+            worker.evidence_of(claim.parent_id).clear()
 
 
 def end(worker: Worker, claim: Claim, *, status: str, error: Mapping[str, Any] | None = None) -> None:
@@ -100,8 +108,16 @@ def _store_examples(worker: Worker, folder: Path) -> list[dict[str, Any]] | None
     return examples
 
 
+def _store_evidence(worker: Worker, claim: Claim, folder: Path) -> str | None:
+    """The hash of what a shard saw, which waits in its evaluation's storage to be merged; None for another job."""
+    path = folder / "evidence.safetensors"
+    if claim.parent_id is None or not path.exists():
+        return None
+    return worker.evidence_of(claim.parent_id).put_file(path).sha256
+
+
 def _advance(session: Session, claim: Claim) -> list[Job]:
-    return [] if claim.parent_id is None else protocol.advance(session, claim.parent_id)
+    return [] if claim.parent_id is None else parents.advance(session, claim.parent_id)
 
 
 def _commit(worker: Worker, claim: Claim, write: Callable[[Session], list[Job] | None]) -> bool:

@@ -9,24 +9,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+MAGNIFICATION = 10
 
-def write_example(folder: Path, position: int, *, clean: Tensor, adversarial: Tensor) -> float:
+
+def write_example(folder: Path, position: int, *, clean: Tensor, adversarial: Tensor) -> None:
     """Write ``<position>-clean.png``, ``-adversarial.png`` and ``-difference.png``; both images (C, H, W) in [0, 1].
 
-    The difference is shown around mid-grey, magnified so that its largest value reaches black or white. Returns the
-    magnification; 0 where there is no difference. The PNGs are for looking at: 8 bits round small perturbations away.
+    The difference is shown around mid-grey, magnified ``MAGNIFICATION`` times in every picture, so that two of them can
+    be compared; what is larger than 0.05 is black or white. The PNGs are for looking at: 8 bits round small
+    perturbations away.
     """
-    difference = adversarial.float() - clean.float()
-    largest = difference.abs().max().item()
-    magnification = 0.5 / largest if largest > 0 else 0.0
     shown = {
         "clean": clean.float(),
         "adversarial": adversarial.float(),
-        "difference": 0.5 + difference * magnification,
+        "difference": 0.5 + MAGNIFICATION * (adversarial.float() - clean.float()),
     }
     for part, image in shown.items():
         _write(folder / f"{position}-{part}.png", image)
-    return magnification
 
 
 def _write(path: Path, image: Tensor) -> None:

@@ -1,6 +1,7 @@
 """What a child does for each kind of job: load the inputs, call ``models``, leave the outputs in the folder.
 
-Outputs: ``result.json``; ``weights.safetensors`` and ``card.json`` of a model; ``examples.json`` and ``examples/``.
+Outputs: ``result.json``; ``weights.safetensors`` and ``card.json`` of a model; ``examples.json``, ``examples/``
+and ``examples.safetensors``; ``evidence.safetensors`` of a shard.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from models.checkpoints import load_model, save_model
-from models.data import Dataset, load, subset
-from models.evaluation import EvaluationResult, evaluate
+from models.corruption_evaluation import evaluate_corruptions
+from models.corruption_spec import CorruptionParams
+from models.data import Dataset, ImageSet, load, subset
+from models.evaluation import EvaluationResult, conclude, evaluate
+from models.evaluation_evidence import Evidence, load_evidence, merge, save_evidence
+from models.evaluation_shards import Shard, ShardParams, measure_shard
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.networks import ImageModel
 from models.precision import pick_device
 from models.probing import probe
-from models.specs import ModelCard, ProbeParams
+from models.specs import EvaluationData, ModelCard, ProbeParams
 from models.training import TrainingOutcome, train
 from worker.pictures import write_example
 from worker.pipe import Pipe
@@ -41,15 +48,23 @@ class Task:
     models: dict[str, dict[str, Any]]
     upload: Path | None
     resume: Path | None
+    evidence: tuple[Path | None, ...]
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Task:
         paths = {name: Path(fields[name]) if fields[name] else None for name in ("upload", "resume")}
         folders = {name: Path(fields[name]) for name in ("folder", "data_root")}
-        return cls(**{**fields, **paths, **folders})
+        evidence = tuple(None if path is None else Path(path) for path in fields["evidence"])
+        return cls(**{**fields, **paths, **folders, "evidence": evidence})
 
     def dataset(self, pipe: Pipe) -> Dataset:
         return load(self.spec["dataset"]["name"], root=self.data_root, upload=self.upload, progress=pipe.progress)
+
+    def images(self, data: EvaluationData, pipe: Pipe) -> tuple[ImageSet, str]:
+        """The part of the data set that is evaluated on, and the SHA-256 of the whole set."""
+        dataset = self.dataset(pipe)
+        split = dataset.train if data.split == "train" else dataset.test
+        return subset(split, data.subset, seed=data.seed), dataset.sha256
 
     def model(self, field: str) -> ImageModel | None:
         """The model that this field of the spec names; None for a field left null."""
@@ -57,6 +72,11 @@ class Task:
             return None
         given = self.models[field]
         return load_model(Path(given["path"]), ModelCard.model_validate(given["card"]))
+
+    def sources(self) -> dict[str, nn.Module]:
+        """The models that fields inside the spec name (transfer attacks' sources), by reference, each loaded once."""
+        nested = {given["reference"]: field for field, given in self.models.items() if "/" in field}
+        return {reference: model for reference, field in nested.items() if (model := self.model(field)) is not None}
 
     def needed_model(self) -> ImageModel:
         model = self.model("model")
@@ -71,6 +91,9 @@ def run(task: Task, pipe: Pipe) -> None:
         "train": _train,
         "probe": _probe,
         "evaluate": _evaluate,
+        "corruptions": _evaluate_corruptions,
+        "shard": _shard,
+        "merge": _merge,
     }
     torch.set_num_threads(task.threads)
     runs[task.kind](task, pipe)
@@ -113,33 +136,93 @@ def _leave_model(task: Task, outcome: TrainingOutcome) -> None:
 
 def _evaluate(task: Task, pipe: Pipe) -> None:
     params = EvaluationParams.model_validate(task.spec)
-    dataset = task.dataset(pipe)
-    split = dataset.train if params.dataset.split == "train" else dataset.test
+    images, sha256 = task.images(params.dataset, pipe)
     evaluation = evaluate(
         task.needed_model(),
-        subset(split, params.dataset.subset, seed=params.dataset.seed),
+        images,
         params,
         reporter=pipe,
         device=pick_device(task.device),
         model_name=task.models["model"]["reference"],
-        dataset_info={"sha256": dataset.sha256},
+        dataset_info={"sha256": sha256},
+        sources=task.sources(),
     )
-    _write_json(task.folder / "result.json", evaluation.result)
-    _leave_examples(task.folder, evaluation, classes=dataset.classes)
+    _leave_evaluation(task.folder, evaluation, classes=images.classes)
 
 
-def _leave_examples(folder: Path, evaluation: EvaluationResult, *, classes: tuple[str, ...]) -> None:
-    """Pictures, and a list of what they show with class names in place of indices."""
+def _shard(task: Task, pipe: Pipe) -> None:
+    params = ShardParams.model_validate(task.spec)
+    images, _ = task.images(params.dataset, pipe)
+    evidence = _measure(task, pipe, params, images=images, shard=params.shard)
+    save_evidence(task.folder / "evidence.safetensors", evidence)
+    _write_json(task.folder / "result.json", {"images": len(evidence), "seconds": evidence.seconds})
+
+
+def _merge(task: Task, pipe: Pipe) -> None:
+    """What a shard saw and the storage lost is computed here: it costs time, and not the evaluation."""
+    params = EvaluationParams.model_validate(task.spec)
+    images, sha256 = task.images(params.dataset, pipe)
+    of = len(task.evidence)
+    evidence = [
+        _measure(task, pipe, params, images=images, shard=Shard(index=index, of=of))
+        if path is None
+        else load_evidence(path)
+        for index, path in enumerate(task.evidence)
+    ]
+    evaluation = conclude(
+        params,
+        merge(evidence),
+        classes=images.classes,
+        shape=images.image_shape,
+        model_name=task.models["model"]["reference"],
+        dataset_info={"sha256": sha256},
+    )
+    _leave_evaluation(task.folder, evaluation, classes=images.classes)
+
+
+def _measure(task: Task, pipe: Pipe, params: EvaluationParams, *, images: ImageSet, shard: Shard) -> Evidence:
+    return measure_shard(
+        task.needed_model(),
+        images,
+        params,
+        shard=shard,
+        reporter=pipe,
+        device=pick_device(task.device),
+        sources=task.sources(),
+    )
+
+
+def _evaluate_corruptions(task: Task, pipe: Pipe) -> None:
+    params = CorruptionParams.model_validate(task.spec)
+    images, sha256 = task.images(params.dataset, pipe)
+    result = evaluate_corruptions(
+        task.needed_model(),
+        images,
+        params,
+        reporter=pipe,
+        device=pick_device(task.device),
+        model_name=task.models["model"]["reference"],
+        dataset_info={"sha256": sha256},
+    )
+    _write_json(task.folder / "result.json", result)
+
+
+def _leave_evaluation(folder: Path, evaluation: EvaluationResult, *, classes: tuple[str, ...]) -> None:
+    """The result; of the examples the exact pixels, pictures, and a list of what they show with names of classes."""
+    _write_json(folder / "result.json", evaluation.result)
     (folder / "examples").mkdir()
     pairs = zip(evaluation.examples["clean"], evaluation.examples["adversarial"], strict=True)
     listed = []
     for position, (shown, (clean, adversarial)) in enumerate(
         zip(evaluation.result["example_predictions"], pairs, strict=True)
     ):
-        magnification = write_example(folder / "examples", position, clean=clean, adversarial=adversarial)
+        write_example(folder / "examples", position, clean=clean, adversarial=adversarial)
         names = {field: classes[shown[field]] for field in ("label", "clean_prediction", "adversarial_prediction")}
-        listed.append({**shown, **names, "magnification": magnification})
+        listed.append({**shown, **names})
     _write_json(folder / "examples.json", listed)
+    told = {field: [shown[field] for shown in evaluation.result["example_predictions"]] for field in ("index", "label")}
+    tensors = {field: torch.tensor(values, dtype=torch.int64) for field, values in told.items()}
+    save_file({**evaluation.examples, **tensors}, folder / "examples.safetensors")
 
 
 def _write_json(path: Path, value: Any) -> None:

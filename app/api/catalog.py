@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from app.api.dependencies import Opened
-from app.errors import FieldError, InvalidSpecError
-from app.schemas.catalog import Attacks, AttackView, Methods, MethodView
+from app.errors import FieldError, InvalidSpecError, NotFoundError
+from app.schemas.catalog import (
+    Attacks,
+    AttackView,
+    Backbones,
+    BackboneView,
+    Corruptions,
+    CorruptionView,
+    FamilyNames,
+    FamilyView,
+    Methods,
+    MethodView,
+)
 from app.schemas.problems import problem_responses
 from app.services import compare as comparison
 from models.attacks.spec import ATTACKS
+from models.backbones.spec import BACKBONES, FAMILIES
+from models.corruptions.spec import CORRUPTIONS
 from models.methods.spec import METHODS
+from models.registry import UnknownNameError
 
 router = APIRouter()
 
@@ -42,6 +56,36 @@ def list_methods() -> Methods:
 def list_attacks() -> Attacks:
     """Every attack with its parameters, bounds and source."""
     return Attacks(items=[AttackView.of(entry) for entry in ATTACKS.entries()])
+
+
+@router.get("/corruptions", response_model=Corruptions, tags=["catalog"], summary="List corruptions")
+def list_corruptions() -> Corruptions:
+    """Every corruption with its parameters at each severity and its source."""
+    return Corruptions(items=[CorruptionView.of(entry) for entry in CORRUPTIONS.entries()])
+
+
+@router.get("/backbones", response_model=Backbones, tags=["catalog"], summary="List backbones")
+def list_backbones() -> Backbones:
+    """Every registered backbone, and the families of other libraries' networks: names of those are family/name."""
+    return Backbones(
+        items=[BackboneView.of(entry) for entry in BACKBONES.entries()],
+        families=[FamilyView.of(family) for family in FAMILIES.entries()],
+    )
+
+
+@router.get(
+    "/backbones/{family}",
+    response_model=FamilyNames,
+    tags=["catalog"],
+    summary="List a family of backbones",
+    responses=problem_responses(404),
+)
+def list_family(family: Annotated[str, Path(description="such as torchvision", max_length=100)]) -> FamilyNames:
+    """What its library has. Each is checked against the images' shape when a job or an upload names it."""
+    try:
+        return FamilyNames(items=[f"{family}/{name}" for name in FAMILIES[family].names()])
+    except UnknownNameError as error:
+        raise NotFoundError(str(error)) from None
 
 
 @router.get(

@@ -15,6 +15,7 @@ from app.queue import publish
 from app.records import Job, JobKind, JobStatus
 from app.schemas import examples
 from app.schemas.jobs import (
+    CorruptionsBody,
     EvaluateBody,
     Example,
     Examples,
@@ -106,6 +107,19 @@ def evaluate(
     return _submit(opened, response, kind="evaluate", path="/evaluate", body=raw, key=idempotency_key)
 
 
+@router.post("/evaluate/corruptions", summary="Corrupt the images of a classifier", **_SUBMITTED)
+def evaluate_corruptions(
+    opened: Opened,
+    response: Response,
+    *,
+    body: Annotated[CorruptionsBody, Body(examples=[examples.CORRUPTIONS])],
+    raw: JsonBody,
+    idempotency_key: IdempotencyKey = None,
+) -> Any:
+    """Accuracy under noise, blur, weather and digital artifacts at five strengths. `GET /corruptions` lists them."""
+    return _submit(opened, response, kind="corruptions", path="/evaluate/corruptions", body=raw, key=idempotency_key)
+
+
 @router.get("/jobs", response_model=JobPage, summary="List jobs", responses=problem_responses(422))
 def list_jobs(
     opened: Opened,
@@ -116,7 +130,7 @@ def list_jobs(
     limit: Limit = FIRST_PAGE,
     cursor: Cursor = None,
 ) -> Any:
-    """Newest first; every filter that is given must match."""
+    """Newest first; every filter that is given must match. Parts of an evaluation are listed by their `kind` alone."""
     with opened.database.session() as session:
         page = jobs.list_jobs(
             session, kind=kind, status=status, label=_parse_labels(label or []), limit=limit, cursor=cursor
@@ -145,15 +159,17 @@ def read_metrics(opened: Opened, job_id: JobId, *, points: Points = None) -> Any
     "/jobs/{job_id}/examples", response_model=Examples, summary="Attacked images", responses=problem_responses(404)
 )
 def list_examples(opened: Opened, job_id: JobId) -> Any:
-    """Images before and after an attack, with links to their PNGs and both predictions."""
+    """Images before and after an attack, with links to their PNGs and exact pixels, and both predictions."""
     with opened.database.session() as session:
-        kept = jobs.get(session, job_id).examples or []
+        job = jobs.get(session, job_id)
+        kept, file = job.examples or [], (job.result or {}).get("examples_file")
     base = f"/jobs/{job_id}/examples"
     return Examples(
+        file=f"{base}.safetensors" if file else None,
         items=[
             Example(**{**example, **{part: f"{base}/{index}/{part}.png" for part in Example.model_fields}})
             for index, example in enumerate(kept)
-        ]
+        ],
     )
 
 

@@ -1,12 +1,13 @@
-"""Pictures kept by evaluations, as PNG."""
+"""Attacked images kept by evaluations: pictures as PNG, and their exact pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Response
 
-from app.api.dependencies import JobId, Opened
+from app.api.dependencies import JobId, Opened, Resources
 from app.errors import NotFoundError
 from app.schemas.problems import problem_responses
 from app.services import jobs
@@ -19,6 +20,33 @@ _PNG: dict[int | str, dict[str, Any]] = {
 }
 
 
+_PIXELS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A safetensors file.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.get(
+    "/jobs/{job_id}/examples.safetensors",
+    response_class=Response,
+    summary="The examples' exact pixels",
+    responses={**_PIXELS, **problem_responses(404)},
+)
+def read_pixels(opened: Opened, job_id: JobId) -> Response:
+    """`clean` and `adversarial`, float32 (M, C, H, W) in [0, 1]; `index` and `label`, int64 (M,), in the list's order.
+
+    A PNG rounds to 8 bits, which undoes small perturbations; `survives_8bit` of an example says whether it did.
+    """
+    with opened.database.session() as session:
+        kept = (jobs.get(session, job_id).result or {}).get("examples_file")
+    if kept is None:
+        raise NotFoundError(f"job {job_id} keeps no examples")
+    name = {"Content-Disposition": f'attachment; filename="examples-{job_id}.safetensors"'}
+    return _artifact(opened, kept["sha256"], media_type="application/octet-stream", headers=name)
+
+
 @router.get(
     "/jobs/{job_id}/examples/{index}/{part}.png",
     response_class=Response,
@@ -28,14 +56,17 @@ _PNG: dict[int | str, dict[str, Any]] = {
 def read_picture(
     opened: Opened, job_id: JobId, *, index: Annotated[int, Path(ge=0, description="position in the list")], part: Part
 ) -> Response:
-    """The image as it was, as it was attacked, or their magnified difference."""
+    """The image as it was, as it was attacked, or their difference × 10 around mid-grey."""
     with opened.database.session() as session:
         kept = jobs.get(session, job_id).examples or []
     if index >= len(kept):
         raise NotFoundError(f"job {job_id} keeps {len(kept)} examples; there is none at {index}")
-    sha256 = kept[index][part]
+    return _artifact(opened, kept[index][part], media_type="image/png")
+
+
+def _artifact(opened: Resources, sha256: str, *, media_type: str, headers: Mapping[str, str] | None = None) -> Response:
     with opened.storage.open(sha256) as file:
         data = file.read()
     # An artifact never changes, but a job that is resumed may get other examples.
-    headers = {"ETag": f'"{sha256}"', "Cache-Control": "no-cache"}
-    return Response(data, media_type="image/png", headers=headers)
+    caching = {"ETag": f'"{sha256}"', "Cache-Control": "no-cache"}
+    return Response(data, media_type=media_type, headers={**caching, **(headers or {})})

@@ -30,7 +30,7 @@ from app.schemas.catalog import AliasBody, AliasView, ModelPage, ModelView, Vers
 from app.schemas.locations import pointer
 from app.schemas.problems import problem_responses
 from app.services import models
-from models.checkpoints import CheckpointError, load_model
+from models.checkpoints import CardError, CheckpointError, import_model, save_model
 from models.specs import ModelCard, Name
 
 router = APIRouter(tags=["models"], route_class=StrictRoute)
@@ -119,13 +119,17 @@ def upload_version(
     ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
-    """The weights must fit the card: every name and shape is checked before anything is kept."""
+    """The weights must fit the card: every name and shape is checked before anything is kept.
+
+    Weights may be named as the backbone's published implementation names them (`fc.weight`, `module.conv1.weight`);
+    what is kept, and downloaded later, has the service's names and the card in its metadata.
+    """
     parsed = None if card is None else _parse_card(card)
     with tempfile.TemporaryDirectory(prefix="clead-upload-") as folder:
         path = FilePath(folder) / "weights.safetensors"
         with path.open("wb") as file:
             shutil.copyfileobj(weights.file, file, CHUNK)
-        checked = _check_weights(path, parsed)
+        checked = _import(path, parsed)
         artifact = opened.storage.put_file(path)
 
     def create(session: Session) -> dict[str, Any]:
@@ -152,14 +156,17 @@ def _parse_card(text: str) -> ModelCard:
         raise InvalidSpecError("the card is not valid; see errors", errors=errors) from None
 
 
-def _check_weights(path: FilePath, card: ModelCard | None) -> ModelCard:
+def _import(path: FilePath, card: ModelCard | None) -> ModelCard:
+    """Write the uploaded weights anew under the service's names; answers their card."""
     try:
-        model = load_model(path, card=card)
+        model = import_model(path, card=card)
     except CheckpointError as error:
-        raise InvalidSpecError(str(error), errors=[FieldError(pointer="/weights", detail=str(error))]) from None
+        pointer = "/card" if isinstance(error, CardError) and card is not None else "/weights"
+        raise InvalidSpecError(str(error), errors=[FieldError(pointer=pointer, detail=str(error))]) from None
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         detail = "the weights hold NaN or infinity"
         raise InvalidSpecError(detail, errors=[FieldError(pointer="/weights", detail=detail)])
+    save_model(path, model)
     return model.card
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.records.base import Base, new_id, utc_now
 
-JobKind = Literal["pretrain", "probe", "train", "evaluate", "protocol"]
+JobKind = Literal["pretrain", "probe", "train", "evaluate", "corruptions", "protocol", "shard", "merge"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 BIG_ID = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up in INTEGER columns alone, which are 64 bits
 FINAL: tuple[JobStatus, ...] = ("succeeded", "failed", "cancelled")
@@ -31,7 +31,7 @@ class Job(Base):
     kind: Mapped[str] = mapped_column(String(16), index=True)
     status: Mapped[str] = mapped_column(String(16), default="queued", index=True)
     queue: Mapped[str | None] = mapped_column(String(16))
-    """Queue that workers take it from; null for a protocol job, which is advanced and never claimed."""
+    """Queue that workers take it from; null for a job whose children do the work: it is advanced and never claimed."""
     spec: Mapped[dict[str, Any]]
     register_as: Mapped[str | None] = mapped_column(String(100))
     result: Mapped[dict[str, Any] | None]

@@ -10,6 +10,8 @@ from app.records import ModelVersion
 from app.services.datasets import DatasetInfo
 from app.services.views import timestamp
 from models.attacks.spec import Attack
+from models.backbones.spec import BackboneEntry, BackboneFamily
+from models.corruptions.spec import Corruption, Group
 from models.methods.spec import Method
 from models.specs import ModelCard, Spec
 
@@ -63,6 +65,82 @@ class Attacks(BaseModel):
     """Answer of GET /attacks."""
 
     items: list[AttackView] = Field(description="every attack, by name")
+
+
+class CorruptionView(BaseModel):
+    """A corruption of images that evaluations can measure."""
+
+    name: str = Field(description="value in `corruptions` of POST /evaluate/corruptions")
+    title: str = Field(description="what it is called")
+    group: Group = Field(description="what kind of corruption it is")
+    source: str = Field(description="where it comes from")
+    formula: str = Field(description="what it does to an image x; pixels in [0, 1]")
+    severities: list[dict[str, float]] = Field(
+        description="its parameters at severity 1, 2, …; lengths are in pixels of a 32-pixel image"
+    )
+    note: str | None = Field(description="how it differs from CIFAR-10-C; null: not knowingly")
+
+    @classmethod
+    def of(cls, entry: Corruption) -> CorruptionView:
+        """The registry's entry as clients read it."""
+        return cls(
+            name=entry.name,
+            title=entry.title,
+            group=entry.group,
+            source=entry.source,
+            formula=entry.formula,
+            severities=list(entry.strengths),
+            note=entry.note,
+        )
+
+
+class Corruptions(BaseModel):
+    """Answer of GET /corruptions."""
+
+    items: list[CorruptionView] = Field(description="every corruption, by name")
+
+
+class BackboneView(BaseModel):
+    """A registered backbone."""
+
+    name: str = Field(description="value of `backbone.name` in a spec or a card")
+    title: str = Field(description="what it is, in a few words")
+    source: str = Field(description="where it comes from")
+    width: int = Field(description="channels of the first stage that `width` null stands for")
+    blocks: list[int] = Field(description="blocks a stage that `blocks` null stands for")
+
+    @classmethod
+    def of(cls, entry: BackboneEntry) -> BackboneView:
+        """The registry's entry as clients read it."""
+        return cls(
+            name=entry.name, title=entry.title, source=entry.source, width=entry.width, blocks=list(entry.blocks)
+        )
+
+
+class FamilyView(BaseModel):
+    """Networks of another library."""
+
+    name: str = Field(description="what their names start with, before a slash; GET /backbones/{name} lists them")
+    title: str = Field(description="what it holds")
+    source: str = Field(description="where it comes from")
+
+    @classmethod
+    def of(cls, family: BackboneFamily) -> FamilyView:
+        """The registry's entry as clients read it."""
+        return cls(name=family.name, title=family.title, source=family.source)
+
+
+class Backbones(BaseModel):
+    """Answer of GET /backbones."""
+
+    items: list[BackboneView] = Field(description="every registered backbone, by name")
+    families: list[FamilyView] = Field(description="libraries whose networks can be named too")
+
+
+class FamilyNames(BaseModel):
+    """Answer of GET /backbones/{family}."""
+
+    items: list[str] = Field(description="values of `backbone.name`")
 
 
 class VersionView(BaseModel):

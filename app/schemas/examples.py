@@ -56,6 +56,13 @@ EVALUATE: dict[str, Any] = {
     "require": {"pgd": ">=0.40"},
 }
 
+CORRUPTIONS: dict[str, Any] = {
+    "model": "clead-r18@2",
+    "dataset": {"name": "cifar10", "split": "test", "subset": 1000, "seed": 0},
+    "corruptions": ["gaussian_noise", "motion_blur", "fog", "jpeg_compression"],
+    "severities": [1, 3, 5],
+}
+
 PROTOCOL: dict[str, Any] = {
     "preset": "quick",
     "dataset": {"name": "digits"},

@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, Val
 from app.records import JobKind, JobStatus
 from app.schemas import examples
 from app.services.presets import ProtocolParams
+from models.corruption_spec import CorruptionParams
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.specs import Name, ProbeParams, Spec, TrainingParams
@@ -44,6 +45,10 @@ class ProbeBody(Registered, ProbeParams):
 
 class EvaluateBody(Labelled, EvaluationParams):
     """Body of POST /evaluate."""
+
+
+class CorruptionsBody(Labelled, CorruptionParams):
+    """Body of POST /evaluate/corruptions."""
 
 
 class ProtocolBody(Labelled, ProtocolParams):
@@ -119,7 +124,7 @@ class JobView(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": examples.JOB})
 
     id: str = Field(description="opaque, sortable by time of creation")
-    kind: JobKind = Field(description="what the job does")
+    kind: JobKind = Field(description="what the job does; a shard and a merge are parts of an evaluation")
     status: JobStatus = Field(description="succeeded, failed and cancelled are final until a resume")
     spec: dict[str, Any] = Field(description="as resolved: every default written out; posting it again repeats the run")
     progress: Progress | None = Field(None, description="null before the first report")
@@ -128,14 +133,16 @@ class JobView(BaseModel):
         description=(
             "what came out; null until the job succeeded. A training: `model`, `images_per_second`, `final_loss`, …; "
             "a probe: `model`, `clean_accuracy`; an evaluation: `clean_accuracy`, `attacks` with `robust_accuracy`, "
-            "`ci95`, `success_rate`, …; a protocol: `rows` and `protocol`. Accuracies are fractions in [0, 1]"
+            "`ci95`, `success_rate`, …, and `warnings` with `code`, `detail` (the evidence) and `advice`; "
+            "corruptions: `mean_corruption_accuracy`, `corruptions`, `severities`; "
+            "a protocol: `rows` and `protocol`. Accuracies are fractions in [0, 1]"
         ),
     )
     error: dict[str, Any] | None = Field(None, description="a problem object that says why the job failed")
     attempt: int = Field(ge=0, description="how many times a worker has begun it")
-    parent: str | None = Field(None, description="the protocol job that this one is a step of")
+    parent: str | None = Field(None, description="the protocol or evaluation that this one is a step of")
     step: str | None = Field(None, description="which step of its parent it is")
-    children: list[str] = Field([], description="a protocol job's steps so far")
+    children: list[str] = Field([], description="the steps so far of a protocol, the shards of a large evaluation")
     labels: dict[str, str] = Field({}, description="the client's own key: value pairs")
     created_at: str = Field(description="ISO 8601, UTC")
     started_at: str | None = Field(None, description="when a worker first began it; ISO 8601, UTC")
@@ -162,10 +169,14 @@ class Example(BaseModel):
 
     clean: str = Field(description="link to the PNG of the image as it was")
     adversarial: str = Field(description="link to the PNG of the attacked image")
-    difference: str = Field(description="link to the PNG of the magnified difference; grey is no change")
+    difference: str = Field(description="link to the PNG of the difference × 10; mid-grey is no change")
 
 
 class Examples(BaseModel):
     """Examples kept by an evaluation."""
 
-    items: list[Example] = Field(description="images with their links, labels and both predictions")
+    items: list[Example] = Field(
+        description="images with their links, labels and both predictions; `survives_8bit`: still wrong after rounding "
+        "to 8 bits, null if the attack did not break the image"
+    )
+    file: str | None = Field(None, description="link to the exact pixels, safetensors; null: none were kept")

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.records import Checkpoint, Job, MetricPoint, epoch_now, utc_now
 from app.records.upsert import insert
-from app.services import protocol
+from app.services import parents
 
 KEPT_CHECKPOINTS = 2
 
@@ -164,7 +164,7 @@ def finish(
 ) -> bool:
     """Writing. End the job with a final status. False if the claim is lost; then nothing changed.
 
-    Locks the parent before the job, as everybody does; call :func:`app.services.protocol.advance` for the parent in
+    Locks the parent before the job, as everybody does; call :func:`app.services.parents.advance` for the parent in
     the same transaction. The checkpoints of a job that succeeded are forgotten.
     """
     _lock_parent(session, claim)
@@ -225,7 +225,7 @@ def fail_exhausted(session: Session, *, max_attempts: int) -> list[Job]:
     ended = []
     for job_id, parent_id in session.execute(select(Job.id, Job.parent_id).where(dead, exhausted)).all():
         if parent_id is not None:
-            session.get(Job, parent_id, with_for_update=True)
+            parents.lock(session, parent_id)
         still = select(Job).where(Job.id == job_id, dead, exhausted).with_for_update()
         job = session.scalars(still.execution_options(populate_existing=True)).first()
         if job is None:
@@ -237,7 +237,7 @@ def fail_exhausted(session: Session, *, max_attempts: int) -> list[Job]:
         ended.append(job)
     session.flush()
     for parent_id in sorted({job.parent_id for job in ended if job.parent_id is not None}):
-        protocol.advance(session, parent_id)
+        parents.advance(session, parent_id)
     return ended
 
 
@@ -254,7 +254,7 @@ def _fenced(claim: Claim) -> Update:
 
 def _lock_parent(session: Session, claim: Claim) -> None:
     if claim.parent_id is not None:
-        session.get(Job, claim.parent_id, with_for_update=True, populate_existing=True)
+        parents.lock(session, claim.parent_id)
 
 
 def _json(value: Mapping[str, Any] | None) -> dict[str, Any] | None:

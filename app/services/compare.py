@@ -106,7 +106,7 @@ def attack_names(attacks: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def protocol_result(plan: Sequence[Step], jobs: Mapping[str | None, Job], *, seed: int) -> dict[str, Any]:
+def protocol_result(plan: Sequence[Step], jobs: Mapping[str, Job], *, seed: int) -> dict[str, Any]:
     """The result of a protocol job, from its finished children by step key: a row a method.
 
     ``seconds`` is the time of the method's training steps, from claim to end, pretraining and probe included.

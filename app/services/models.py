@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import delete, exists, or_, select
@@ -11,6 +12,8 @@ from sqlalchemy.orm import Session
 from app.errors import ConflictError, NotFoundError
 from app.records import Job, Model, ModelAlias, ModelVersion
 from app.services.paging import DEFAULT_LIMIT, Page, make_cursor, read_cursor, take_limit
+
+_PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@[0-9]+")
 
 
 def register_version(
@@ -168,6 +171,25 @@ def delete_model(session: Session, name: str) -> list[str]:
 
 
 def _unfinished_users(session: Session, reference: str) -> list[str]:
-    """Ids of the queued and running jobs whose spec names ``reference`` in a top-level field."""
-    query = select(Job).where(Job.status.in_(("queued", "running")), Job.queue.is_not(None)).order_by(Job.id)
-    return [job.id for job in session.scalars(query) if reference in job.spec.values()]
+    """Ids of the queued and running jobs whose spec names ``reference`` anywhere."""
+    query = select(Job).where(Job.status.in_(("queued", "running"))).order_by(Job.id)
+    return [job.id for job in session.scalars(query) if reference in references(job.spec).values()]
+
+
+def references(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The models that a resolved spec names: path (``model``, ``attacks/1/source``) → name@version.
+
+    Whatever the kind of job: a resolved spec pins its models, and none of its other texts looks like name@version.
+    """
+    return dict(_pinned(spec, ()))
+
+
+def _pinned(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _pinned(item, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _pinned(item, (*path, str(index)))
+    elif isinstance(value, str) and _PINNED.fullmatch(value):
+        yield "/".join(path), value

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.services.datasets import DatasetInfo
+from models.attacks.parsing import AnyAttack
 from models.attacks.spec import AttackParams
-from models.evaluation_spec import AnyAttack
 from models.methods.spec import METHODS
 from models.specs import Name, Seed, Spec, TrainingData
 

@@ -19,6 +19,9 @@ from app.services import datasets, models
 from app.services.datasets import DatasetInfo
 from app.services.plan import steps
 from app.services.presets import ProtocolParams, training_size
+from models.backbones.spec import complete
+from models.corruption_spec import CorruptionParams
+from models.corruptions.spec import SMALLEST_SIDE
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.networks import IncompatibleModelError, build_model
@@ -52,7 +55,7 @@ def validate(
 
     Raises InvalidSpecError with a pointer for each wrong field.
     """
-    extra_names = ["labels"] if kind in ("evaluate", "protocol") else ["labels", "register_as"]
+    extra_names = ["labels"] if kind in ("evaluate", "corruptions", "protocol") else ["labels", "register_as"]
     given = {name: body[name] for name in extra_names if name in body}
     params_class = _params_class(kind, body)
     extras, params = _parse(
@@ -76,6 +79,7 @@ def _params_class(kind: str, body: Mapping[str, Any]) -> type[BaseModel]:
     fixed: dict[str, type[BaseModel]] = {
         "probe": ProbeParams,
         "evaluate": EvaluationParams,
+        "corruptions": CorruptionParams,
         "protocol": ProtocolParams,
     }
     if kind in fixed:
@@ -127,7 +131,7 @@ def _refusal(errors: list[FieldError]) -> InvalidSpecError:
 def _resolve(
     session: Session, params: BaseModel, *, spec: dict[str, Any], errors: list[FieldError]
 ) -> dict[str, ModelVersion]:
-    """The versions that the spec's references mean, by field; ``spec`` gets them pinned as name@version."""
+    """The versions that the spec's references mean, by path; ``spec`` gets them pinned as name@version."""
     versions = {}
     for field, reference in model_references(params).items():
         try:
@@ -135,8 +139,18 @@ def _resolve(
         except NotFoundError as error:
             errors.append({"pointer": f"/{field}", "detail": error.detail})
             continue
-        spec[field] = versions[field].reference
+        _pin(spec, field, versions[field].reference)
     return versions
+
+
+def _pin(spec: Any, path: str, reference: str) -> None:
+    """Write ``reference`` where ``path``, a JSON pointer without its first slash, leads."""
+    step, _, rest = path.partition("/")
+    key = int(step) if isinstance(spec, list) else step
+    if rest:
+        _pin(spec[key], rest, reference)
+    else:
+        spec[key] = reference
 
 
 def _dataset(session: Session, params: BaseModel, *, errors: list[FieldError]) -> DatasetInfo | None:
@@ -162,12 +176,15 @@ def _misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelV
         size = training_size(params.dataset, data)
         if params.batch_size > size:
             yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
+    if isinstance(params, CorruptionParams) and min(data.image_shape[1:]) < SMALLEST_SIDE:
+        detail = f"images of {data.image_shape}; corruptions need at least {SMALLEST_SIDE} pixels a side"
+        yield {"pointer": "/dataset/name", "detail": detail}
     for field, version in versions.items():
         card = ModelCard.model_validate(version.card)
         if card.image_shape != data.image_shape:
             detail = f"{version.reference} takes images {card.image_shape}; those of {data.name} are {data.image_shape}"
             yield {"pointer": f"/{field}", "detail": detail}
-        elif field == "base_model" or isinstance(params, EvaluationParams):
+        elif field == "base_model" or isinstance(params, EvaluationParams | CorruptionParams | ProtocolParams):
             yield from _classifier_misfits(field, version, card=card, data=data)
     if isinstance(params, TrainingParams):
         yield from _backbone_misfits(params, data, versions.get("init"))
@@ -207,7 +224,7 @@ def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVers
     except (IncompatibleModelError, ValueError) as error:
         yield {"pointer": "/backbone", "detail": str(error)}
         return
-    if init is not None and ModelCard.model_validate(init.card).backbone != params.backbone:
+    if init is not None and complete(ModelCard.model_validate(init.card).backbone) != complete(params.backbone):
         yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
 
 
@@ -225,21 +242,26 @@ def _protocol(session: Session, params: ProtocolParams, body: Mapping[str, Any])
         errors.append({"pointer": "/dataset/name", "detail": f"{data.name} has no test images to attack"})
     if errors or data is None:
         raise _refusal(errors)
+    spec = params.model_dump(mode="json")
+    versions = _resolve(session, params, spec=spec, errors=errors)
+    errors += _misfits(params, data, versions)
+    if errors:
+        raise _refusal(errors)
     for step in steps(params, data):
         if step.needs is None:
             validate(session, kind=step.kind, body=step.body({}))
         else:
             child = {k: v for k, v in step.body({step.needs: "model@1"}).items() if k not in ("register_as", "labels")}
             _parse((_params_class(step.kind, child), child), body=body)
-    return {**params.model_dump(mode="json"), "register_prefix": params.register_prefix or data.name}
+    return {**spec, "register_prefix": params.register_prefix or data.name}
 
 
 def _register_as(given: str | None, params: BaseModel, versions: Mapping[str, ModelVersion]) -> str | None:
     """The name to register under: the one given, or one made from what the job does."""
-    if isinstance(params, EvaluationParams):
+    if isinstance(params, EvaluationParams | CorruptionParams):
         return None
     if given is not None:
         return given
     if isinstance(params, TrainingParams):
-        return f"{params.method}-{params.backbone.name}-{params.dataset.name}"[:100]
+        return f"{params.method}-{params.backbone.name.replace('/', '-')}-{params.dataset.name}"[:100]
     return f"{versions['model'].name}-linear"[:100]

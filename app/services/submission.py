@@ -9,7 +9,10 @@ from sqlalchemy.orm import Session
 
 from app.records import Job, JobLabel
 
-QUEUES = {"pretrain": "train", "probe": "train", "train": "train", "evaluate": "evaluate"}
+QUEUES = {
+    **dict.fromkeys(("pretrain", "probe", "train"), "train"),
+    **dict.fromkeys(("evaluate", "corruptions", "shard", "merge"), "evaluate"),
+}
 """Queue of each kind of job that a worker runs. A protocol job is not among them: its children are."""
 
 
@@ -17,17 +20,18 @@ def add_job(
     session: Session,
     *,
     kind: str,
+    queue: str | None,
     spec: Mapping[str, Any],
     labels: Mapping[str, str] | None = None,
     register_as: str | None = None,
     parent_id: str | None = None,
     step_key: str | None = None,
 ) -> Job:
-    """Add a ``queued`` job."""
+    """Add a ``queued`` job; ``queue`` None: its children do the work."""
     job = Job(
         kind=kind,
         status="queued",
-        queue=QUEUES.get(kind),
+        queue=queue,
         spec=dict(spec),
         register_as=register_as,
         parent_id=parent_id,

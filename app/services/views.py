@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.records import Job, MetricPoint
+from app.services import parents
 
 
 def timestamp(moment: datetime | None) -> str | None:
@@ -25,24 +26,28 @@ def job_view(session: Session, job: Job) -> dict[str, Any]:
 
 
 def job_views(session: Session, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Jobs as clients read them, with one query for all their children."""
-    parents = [job.id for job in jobs if job.kind == "protocol"]
+    """Jobs as clients read them, with one query for all their children and one for the state of those that run.
+
+    How far a parent is, is told by its children as they are now.
+    """
+    divided = [job.id for job in jobs if job.queue is None]
     children: dict[str, list[str]] = {}
-    if parents:
-        for child, parent in session.execute(
-            select(Job.id, Job.parent_id).where(Job.parent_id.in_(parents)).order_by(Job.id)
-        ):
+    if divided:
+        of_these = select(Job.id, Job.parent_id).where(Job.parent_id.in_(divided)).order_by(Job.id)
+        for child, parent in session.execute(of_these):
             children.setdefault(str(parent), []).append(child)
-    return [_view(job, children.get(job.id, [])) for job in jobs]
+    running = [job.id for job in jobs if job.queue is None and job.status == "running"]
+    states = parents.states(session, running) if running else {}
+    return [_view(job, children.get(job.id, []), parents.progress(job, states.get(job.id, []))) for job in jobs]
 
 
-def _view(job: Job, children: list[str]) -> dict[str, Any]:
+def _view(job: Job, children: list[str], progress: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "id": job.id,
         "kind": job.kind,
         "status": job.status,
         "spec": job.spec if job.register_as is None else {**job.spec, "register_as": job.register_as},
-        "progress": job.progress,
+        "progress": progress,
         "result": job.result,
         "error": job.error,
         "attempt": job.attempt,

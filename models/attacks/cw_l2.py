@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.attacks.minimum_norm import MinimumNormParams, Smallest, smallest_confirmed
 from models.attacks.noise import Noise
-from models.attacks.objectives import held_fixed, margin
-from models.attacks.spec import ATTACKS, Attack, AttackParams, Norm, pixel_schema
-from models.specs import Pixels
+from models.attacks.objectives import margin
+from models.attacks.spec import ATTACKS, Attack
+from models.attacks.victim import Victim
 
 _INSIDE = 0.999999  # atanh of a black or white pixel is infinite; the authors' code shrinks by as much
 _ADAM = (0.9, 0.999, 1e-8)
 _CHECKS = 10  # looks at progress per binary search step, as in the authors' code
 
 
-class CWL2Params(AttackParams):
+class CWL2Params(MinimumNormParams):
     """CW-L2; without ``eps`` practically every image falls, and the norms are the result."""
 
     name: Literal["cw-l2"] = "cw-l2"
     norm: Literal["l2"] = "l2"
-    eps: Pixels | None = Field(
-        None,
-        ge=0,
-        le=1_000,
-        json_schema_extra=pixel_schema(null=True),
-        description="L2 radius at which robust accuracy is counted, pixels in [0, 1]; null: none",
-    )
     steps: int = Field(200, ge=1, le=100_000, description="Adam steps for each constant; more give smaller norms")
     binary_search_steps: int = Field(9, ge=1, le=100, description="constants tried for each image")
     initial_const: float = Field(1e-3, gt=0, le=1e10, description="first weight c of the margin")
@@ -41,47 +33,37 @@ class CWL2Params(AttackParams):
     abort_early: bool = Field(True, description="stop an image whose own loss no longer falls")
 
     @property
-    def radius(self) -> tuple[Norm, float] | None:
-        return None if self.eps is None else (self.norm, self.eps)
+    def cost(self) -> float:
+        return float(self.steps * self.binary_search_steps)
 
 
-@dataclass
-class _Best:
-    """The smallest successful perturbation of each image so far; infinite norm: none."""
-
-    images: Tensor
-    norms: Tensor
-
-    def update(self, rows: Tensor, points: Tensor, norms: Tensor) -> None:
-        """Keep ``points`` for those of ``rows`` whose norm is smaller than what they have."""
-        closer = norms < self.norms[rows]
-        self.images[rows[closer]] = points[closer]
-        self.norms[rows[closer]] = norms[closer]
-
-
-def run(
-    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, params: CWL2Params, *, noise: Noise
-) -> Tensor:
+def run(victim: Victim, images: Tensor, labels: Tensor, params: CWL2Params, *, noise: Noise) -> Tensor:
     """Search c for each image on its own (eq. of §VI-A, f₆); a failure returns the clean image.
 
     Images do not influence each other: Adam's state, the constant and the decision to stop are each image's own.
     """
-    del noise  # The attack starts at the image and draws nothing.
-    images = images.detach()
-    best = _Best(images.clone(), images.new_full((len(images),), math.inf))
+
+    def attack(victim: Victim, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+        del noise  # The attack starts at the image and draws nothing.
+        return _search_constants(victim, images, labels, params=params)
+
+    return smallest_confirmed(attack, victim, images.detach(), labels, noise=noise, lead=params.confidence)
+
+
+def _search_constants(victim: Victim, images: Tensor, labels: Tensor, *, params: CWL2Params) -> Tensor:
+    best = Smallest.unknown(images)
     const = images.new_full((len(images),), params.initial_const)
     lower, upper = torch.zeros_like(const), torch.full_like(const, math.inf)
-    with held_fixed(model), torch.enable_grad():
-        for _ in range(params.binary_search_steps):
-            fooled = _minimize(model, images, labels, const=const, params=params, best=best)
-            upper = torch.where(fooled, torch.minimum(upper, const), upper)
-            lower = torch.where(fooled, lower, torch.maximum(lower, const))
-            const = torch.where(upper.isinf(), const * 10, (lower + upper) / 2)
+    for _ in range(params.binary_search_steps):
+        fooled = _minimize(victim, images, labels, const=const, params=params, best=best)
+        upper = torch.where(fooled, torch.minimum(upper, const), upper)
+        lower = torch.where(fooled, lower, torch.maximum(lower, const))
+        const = torch.where(upper.isinf(), const * 10, (lower + upper) / 2)
     return best.images
 
 
 def _minimize(
-    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, const: Tensor, params: CWL2Params, best: _Best
+    victim: Victim, images: Tensor, labels: Tensor, *, const: Tensor, params: CWL2Params, best: Smallest
 ) -> Tensor:
     """Adam on ‖x' − x‖² + c·max(h_y − max_{i≠y} h_i, −κ), x' = ½(tanh w + 1); boolean (N,): c fooled the model."""
     w = torch.atanh((2 * images - 1) * _INSIDE)
@@ -90,19 +72,19 @@ def _minimize(
     fooled = torch.zeros_like(rows, dtype=torch.bool)
     lowest, checked = torch.full_like(const, math.inf), torch.full_like(const, math.inf)
     for step in range(params.steps):
-        w = w.detach().requires_grad_(True)
-        points = (torch.tanh(w) + 1) / 2
-        lead = margin(model(points), labels[rows])
-        squared = (points - images[rows]).square().flatten(1).sum(dim=1)
-        loss = squared + const[rows] * (-lead).clamp_min(-params.confidence)
-        (gradient,) = torch.autograd.grad(loss.sum(), w)
-
-        loss, points, w = loss.detach(), points.detach(), w.detach()
-        success = (lead.detach() > 0) & (lead.detach() >= params.confidence)
+        tangent = torch.tanh(w)
+        points = (tangent + 1) / 2
+        _, lead, climbing = victim.gradient(points, margin, labels[rows])
+        delta = points - images[rows]
+        squared = delta.square().flatten(1).sum(dim=1)
+        success = (lead > 0) & (lead >= params.confidence)
         fooled[rows[success]] = True
-        best.update(rows[success], points[success], squared.detach()[success].sqrt())
+        best.update(rows[success], points[success], squared[success].sqrt())
 
+        loss = squared + const[rows] * (-lead).clamp_min(-params.confidence)
         lowest[rows] = torch.minimum(lowest[rows], loss)
+        pull = (const[rows] * (lead <= params.confidence)).view(-1, 1, 1, 1)
+        gradient = (2 * delta - pull * climbing) * (1 - tangent.square()) / 2
         if params.abort_early and step % math.ceil(params.steps / _CHECKS) == 0:
             # By the lowest loss since the last look: Adam swings, and the loss of one moment says little.
             falling = lowest[rows] <= 0.9999 * checked[rows]

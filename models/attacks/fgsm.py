@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
 
-from models.attacks.iterative import ascend
+from models.attacks.iterative import climb
 from models.attacks.noise import Noise
-from models.attacks.objectives import cross_entropy, held_fixed
+from models.attacks.objectives import cross_entropy
 from models.attacks.spec import ATTACKS, Attack, BoundedParams
 from models.attacks.threat import Linf
+from models.attacks.victim import Victim
 
 
 class FGSMParams(BoundedParams):
@@ -21,20 +21,11 @@ class FGSMParams(BoundedParams):
     norm: Literal["linf"] = "linf"
 
 
-def run(
-    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, params: FGSMParams, *, noise: Noise
-) -> Tensor:
+def run(victim: Victim, images: Tensor, labels: Tensor, params: FGSMParams, *, noise: Noise) -> Tensor:
     """One step of the whole radius from the clean image; see :class:`models.attacks.spec.Attack`."""
-    with held_fixed(model):
-        return ascend(
-            lambda points: cross_entropy(model(points), labels),
-            images,
-            threat=Linf(params.eps),
-            steps=1,
-            step_size=params.eps,
-            noise=noise,
-            random_start=False,
-        )
+    del noise  # The attack starts at the image.
+    gradient = victim.gradient(images, cross_entropy, labels).gradient
+    return climb(images, gradient, images=images, threat=Linf(params.eps), step_size=params.eps)
 
 
 ATTACKS.add(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from models.attacks.noise import Noise
-from models.attacks.objectives import held_fixed, is_right
-from models.attacks.spec import IterativeParams
+from models.attacks.spec import SearchParams
 from models.attacks.threat import Threat, threat_model
+from models.attacks.victim import Objective, Victim
 
 
 def climb(points: Tensor, gradient: Tensor, *, images: Tensor, threat: Threat, step_size: float) -> Tensor:
@@ -44,67 +44,75 @@ def ascend(
     return points
 
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(logits (N, K), labels (N,)) → (N,), to be climbed."""
-
-
 def search(
-    model: Callable[[Tensor], Tensor],
+    victim: Victim,
     images: Tensor,
     labels: Tensor,
     *,
-    loss: Loss,
-    params: IterativeParams,
+    loss: Objective,
+    params: SearchParams,
     noise: Noise,
+    start: Tensor | None = None,
+    decay: float | None = None,
 ) -> Tensor:
-    """The steps of :func:`ascend`, but an image leaves the batch with the first iterate that the model gets wrong.
+    """The steps of :func:`ascend`, but an image leaves with the first iterate that the victim gets wrong.
 
     An image that survives every restart keeps the last iterate of the last one. An image that is wrong at the start
-    comes back as it started. Judging costs nothing: the logits are those that the gradient needs anyway.
+    comes back as it started. Judging costs next to nothing: a step's gradient comes with logits, and only what they
+    call wrong is looked at again. With ``params.verdict == "last"`` nobody leaves before a restart has ended.
+    ``start`` (N, C, H, W) takes the place of the first restart's random start; it is moved into the ball.
+    ``decay``: follow momentum instead of the gradient: g ← decay·g + ∇/‖∇‖₁ (Dong et al. 2018, eq. 6).
     """
     images = images.detach()
     found = images.clone()
     left = torch.arange(len(images), device=images.device)
-    with held_fixed(model):
-        for restart in range(params.restarts):
-            x, y = images[left], labels[left]
-            points, standing = _one_run(model, x, y, loss=loss, params=params, noise=noise)
-            found[left] = points
-            if restart + 1 < params.restarts:
-                standing = standing[_standing(model, points[standing], y[standing])]
-                noise, left = noise.select(standing), left[standing]
-            if not len(left):
-                break
+    for restart in range(params.restarts):
+        x, y = images[left], labels[left]
+        begin = start if restart == 0 else None
+        points, standing = _one_run(victim, x, y, loss=loss, params=params, noise=noise, start=begin, decay=decay)
+        found[left] = points
+        if restart + 1 < params.restarts:
+            standing = standing[victim.right(points[standing], y[standing])]
+            noise, left = noise.select(standing), left[standing]
+        if not len(left):
+            break
     return found
 
 
 def _one_run(
-    model: Callable[[Tensor], Tensor],
+    victim: Victim,
     images: Tensor,
     labels: Tensor,
     *,
-    loss: Loss,
-    params: IterativeParams,
+    loss: Objective,
+    params: SearchParams,
     noise: Noise,
+    start: Tensor | None,
+    decay: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Points of one restart, and the indices of those that no iterate but perhaps the last one broke."""
     threat = threat_model(params.norm, params.eps)
-    points = threat.random_start(images, noise) if params.random_start else images.clone()
+    if start is not None:
+        points = (images + threat.project(start - images)).clamp(0, 1)
+    else:
+        points = threat.random_start(images, noise) if params.random_start else images.clone()
     left = torch.arange(len(images), device=images.device)
+    velocity = torch.zeros_like(images) if decay is not None else None
     for _ in range(params.steps):
-        with torch.enable_grad():
-            current = points[left].requires_grad_(True)
-            logits = model(current)
-            (gradient,) = torch.autograd.grad(loss(logits, labels[left]).sum(), current)
-        right = is_right(logits.detach(), labels[left])
-        current = current.detach()[right]
-        left = left[right]
-        if not len(left):
-            break
-        points[left] = climb(current, gradient[right], images=images[left], threat=threat, step_size=params.step_size)
+        current = points[left]
+        logits, _, gradient = victim.gradient(current, loss, labels[left])
+        if params.verdict == "any":
+            standing = ~victim.fooled(current, labels[left], logits=logits)
+            left, current, gradient = left[standing], current[standing], gradient[standing]
+            if not len(left):
+                break
+        if velocity is not None and decay is not None:
+            velocity[left] = gradient = decay * velocity[left] + _unit(gradient)
+        points[left] = climb(current, gradient, images=images[left], threat=threat, step_size=params.step_size)
     return points, left
 
 
-def _standing(model: Callable[[Tensor], Tensor], points: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return is_right(model(points), labels)
+def _unit(gradient: Tensor) -> Tensor:
+    """Each image's gradient divided by the sum of its absolute values; zero stays zero."""
+    sizes = gradient.abs().flatten(1).sum(dim=1).clamp_min(1e-30)
+    return gradient / sizes.view(-1, *[1] * (gradient.dim() - 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -22,6 +22,12 @@ class Noise(Protocol):
     def select(self, chosen: Tensor) -> Noise:
         """The noise of the images that ``chosen``, a boolean mask or indices into the batch, leaves."""
 
+    def branch(self, name: str) -> Noise:
+        """Noise of its own for one part of an attack: what other parts drew before does not shift it."""
+
+    def repeat(self, times: int) -> Noise:
+        """Noise for each image ``times`` times in a row, as in ``repeat_interleave``; every copy draws its own."""
+
 
 class BatchNoise:
     """Numbers in the order of one generator: cheap, for training, where an image is never looked at alone."""
@@ -37,6 +43,14 @@ class BatchNoise:
 
     def select(self, chosen: Tensor) -> BatchNoise:
         del chosen  # One stream serves whichever images are left.
+        return self
+
+    def branch(self, name: str) -> BatchNoise:
+        del name
+        return self
+
+    def repeat(self, times: int) -> BatchNoise:
+        del times
         return self
 
     def _draw(self, sample: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -66,6 +80,17 @@ class PerImageNoise:
 
     def select(self, chosen: Tensor) -> PerImageNoise:
         return PerImageNoise(self._seeds[chosen.cpu()], draws=self._draws)
+
+    def branch(self, name: str) -> PerImageNoise:
+        return self._derived([name])
+
+    def repeat(self, times: int) -> PerImageNoise:
+        return self._derived(range(times))
+
+    def _derived(self, parts: Iterable[int | str]) -> PerImageNoise:
+        parts = list(parts)
+        seeds = [derive_seed(seed, part) for seed in self._seeds.tolist() for part in parts]
+        return PerImageNoise(torch.tensor(seeds, dtype=torch.int64))
 
     def _draw(self, sample: Callable[..., Tensor], like: Tensor) -> Tensor:
         if len(like) != len(self._seeds):

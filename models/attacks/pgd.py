@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -10,20 +9,21 @@ from torch import Tensor
 from models.attacks.iterative import search
 from models.attacks.noise import Noise
 from models.attacks.objectives import cross_entropy
-from models.attacks.spec import ATTACKS, Attack, IterativeParams
+from models.attacks.spec import ATTACKS, Attack, SearchParams
+from models.attacks.victim import Victim
 
 
-class PGDParams(IterativeParams):
+class PGDParams(SearchParams):
     """PGD; the defaults are PGD-20 at 8/255 with steps of 2/255."""
 
     name: Literal["pgd"] = "pgd"
 
 
 def run(
-    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, params: PGDParams, *, noise: Noise
+    victim: Victim, images: Tensor, labels: Tensor, params: PGDParams, *, noise: Noise, start: Tensor | None = None
 ) -> Tensor:
     """See :class:`models.attacks.spec.Attack`."""
-    return search(model, images, labels, loss=cross_entropy, params=params, noise=noise)
+    return search(victim, images, labels, loss=cross_entropy, params=params, noise=noise, start=start)
 
 
 ATTACKS.add(
@@ -33,6 +33,7 @@ ATTACKS.add(
         title="PGD",
         params=PGDParams,
         run=run,
+        warm_start=True,
         source="Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, "
         "arXiv:1706.06083",
         formula="x' ← Π_B(x, ε)(x' + α·sign ∇ CE(h(x'), y)); L2: α·∇/‖∇‖₂; any iterate that is misclassified counts",

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Norm = Literal["linf", "l2"]
+Access = Literal["white-box", "black-box", "transfer", "control"]
+
+FORWARD_COST = 0.4
+"""What a pass without a gradient costs, in passes with one."""
 
 _USUAL_EPS: dict[Norm, float] = {"linf": 8 / 255, "l2": 0.5}
 
@@ -41,6 +45,11 @@ class AttackParams(Spec):
     def radius(self) -> tuple[Norm, float] | None:
         """The ball that robust accuracy is about, or None where no budget was given."""
         return None
+
+    @property
+    def cost(self) -> float:
+        """Passes with a gradient that an image takes which never breaks; for estimates of time alone."""
+        return 1.0
 
 
 class BoundedParams(AttackParams):
@@ -92,6 +101,10 @@ class IterativeParams(BoundedParams):
     random_start: bool = Field(True, description="start at a random point of the ball instead of the clean image")
     restarts: int = Field(1, ge=1, le=1_000, description="runs from different random starts; any of them may succeed")
 
+    @property
+    def cost(self) -> float:
+        return float(self.steps * self.restarts)
+
     @field_validator("step_size", mode="before")
     @classmethod
     def _usual_step_size(cls, step_size: Any, info: ValidationInfo) -> Any:
@@ -113,19 +126,37 @@ class IterativeParams(BoundedParams):
         return restarts
 
 
+class SearchParams(IterativeParams):
+    """Parameters of a projected gradient attack in an evaluation."""
+
+    verdict: Literal["any", "last"] = Field(
+        "any",
+        description="any: an iterate that fools the model counts, and its image leaves; last: only a restart's last "
+        "iterate is judged, as in older tables (a weaker attack)",
+    )
+
+
 @dataclass(frozen=True)
 class Attack:
     """A registered attack.
 
-    ``run(model, images, labels, params, noise=...)`` returns adversarial images of the shape of ``images``:
-    float32 (N, C, H, W) in [0, 1]; ``model`` maps such images to logits (N, K), K ≥ 2; ``labels`` is int64 (N,);
-    ``noise`` is a :class:`models.attacks.noise.Noise` for those N images.
-    An attack keeps the iterate that fooled the model ("any" verdict) and drops broken images from its batch.
+    ``run(victim, images, labels, params, noise=...)`` returns adversarial images of the shape of ``images``:
+    float32 (N, C, H, W) in [0, 1]; ``victim`` is a :class:`models.attacks.victim.Victim` with K ≥ 2 classes; ``labels``
+    is int64 (N,); ``noise`` is a :class:`models.attacks.noise.Noise` for those N images. N may be thousands: the victim
+    splits what it is given into batches, so an attack keeps the state of all N and passes on those still in the game.
+    An attack keeps the iterate that fooled the model ("any" verdict) and drops broken images; what it calls broken,
+    it has seen wrong in float32 (``victim.fooled``, ``victim.right``).
     For an image that it cannot break it returns its last iterate (bounded) or the clean image (minimum norm).
 
     ``minimum_norm``: the attack seeks the smallest perturbation that fools the model; its images may lie outside the
     ball of ``params.radius`` and count against robust accuracy only inside it.
+    ``access``: what the attack knows. Only white-box and black-box attacks of the model itself make a worst case;
+    images crafted on another model ("transfer") and blind noise ("control") are reported on their own.
+    ``warm_start``: ``run`` takes ``start``, points (N, C, H, W) to begin at instead of a random one; they are moved
+    into the ball first.
     ``stronger_than``: attacks whose robust accuracy at the same ball this one's must not exceed (a sanity check).
+    ``parts(params, classes)``: of an attack that runs others one after the other on what is left, the parameters of
+    each, for a model of that many classes; see :func:`models.attacks.ensemble.run_parts`.
     """
 
     name: str
@@ -134,8 +165,11 @@ class Attack:
     run: Callable[..., Tensor]
     source: str
     formula: str
+    access: Access = "white-box"
     minimum_norm: bool = False
+    warm_start: bool = False
     stronger_than: tuple[str, ...] = ()
+    parts: Callable[[Any, int], tuple[AttackParams, ...]] | None = None
 
 
 ATTACKS: Registry[Attack] = Registry("attack", package="models.attacks")

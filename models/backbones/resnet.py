@@ -6,13 +6,17 @@ The stem is a 3×3 convolution without pooling, as in every CIFAR table of the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.backbones.spec import Backbone
-from models.specs import BackboneSpec
+from models.backbones.layout import PublishedLayout
+from models.backbones.spec import Backbone, BackboneSize
+
+PUBLISHED = PublishedLayout(
+    heads=("linear", "fc"),
+    renames=(("conv1.", "stem."), ("bn1.", "bn."), *((f"layer{i + 1}.", f"stages.{i}.") for i in range(4))),
+)
+"""kuangliu/pytorch-cifar ``models/resnet.py``, also RobustBench's ``ResNet``."""
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -74,22 +78,16 @@ class ResNet(Backbone):
     Stage i has ``width``·2^i channels (times the block's expansion) and halves the resolution, the first excepted.
     """
 
-    def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        blocks: tuple[int, ...],
-        *,
-        in_channels: int,
-        width: int,
-        stem_stride: int,
-    ) -> None:
+    published = PUBLISHED
+
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], size: BackboneSize) -> None:
         super().__init__()
-        self.stem = _convolution(in_channels, width, kernel=3, stride=stem_stride)
-        self.bn = nn.BatchNorm2d(width)
-        channels = width
+        self.stem = _convolution(size.in_channels, size.width, kernel=3, stride=size.stem_stride)
+        self.bn = nn.BatchNorm2d(size.width)
+        channels = size.width
         stages: list[nn.Module] = []
-        for index, depth in enumerate(blocks):
-            stage_width = width * 2**index
+        for index, depth in enumerate(size.blocks):
+            stage_width = size.width * 2**index
             layers: list[nn.Module] = []
             for position in range(depth):
                 stride = 2 if index > 0 and position == 0 else 1
@@ -103,16 +101,3 @@ class ResNet(Backbone):
         out = functional.relu(self.bn(self.stem(images)))
         features: Tensor = self.stages(out).mean(dim=(2, 3))
         return features
-
-
-def resnet_builder(
-    block: type[BasicBlock] | type[Bottleneck], blocks: tuple[int, ...]
-) -> Callable[[BackboneSpec, int], Backbone]:
-    """``build`` of a registry entry whose own block list is ``blocks``."""
-
-    def build(spec: BackboneSpec, in_channels: int) -> Backbone:
-        return ResNet(
-            block, spec.blocks or blocks, in_channels=in_channels, width=spec.width, stem_stride=spec.stem_stride
-        )
-
-    return build

@@ -40,4 +40,5 @@ def run(victim, params, *, reporter=None, count=COUNT, model=None):
 def numbers(result):
     """The result without its clock."""
     rows = [{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in result["attacks"]]
-    return {**result, "attacks": rows}
+    cost = {key: result["cost"][key] for key in result["cost"] if key != "seconds"}
+    return {**result, "attacks": rows, "cost": cost}

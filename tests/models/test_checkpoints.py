@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoints import CheckpointError, load_model, load_state, save_model, save_state
+from models.checkpoints import CheckpointError, import_model, load_model, load_state, save_model, save_state
 from models.networks import ImageModel, build_model
 from models.specs import BackboneSpec, ModelCard
 
@@ -99,3 +99,86 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
     torch.save({"step": Path}, path)
     with pytest.raises(CheckpointError):
         load_state(path)
+
+
+RENAMED = {"backbone.stem.": "conv1.", "backbone.bn.": "bn1.", "backbone.stages.0.": "layer1.", "head.": "linear."}
+
+
+def published(model: ImageModel, wrapper: str = "") -> dict[str, torch.Tensor]:
+    """The weights under the names of kuangliu/pytorch-cifar, without the counters that old files lack."""
+    found = {}
+    for name, value in model.state_dict().items():
+        ours, theirs = next(pair for pair in RENAMED.items() if name.startswith(pair[0]))
+        if not name.endswith("num_batches_tracked"):
+            found[wrapper + theirs + name.removeprefix(ours)] = value.contiguous()
+    return found
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "model.", "module.model.", "1."])
+def test_published_names_give_the_same_stored_bytes_as_our_own(tmp_path: Path, wrapper: str) -> None:
+    model = build_model(CARD, seed=3)
+    save_model(tmp_path / "ours", model)
+    save_file(published(model, wrapper), tmp_path / "theirs")
+    save_model(tmp_path / "imported", import_model(tmp_path / "theirs", CARD))
+    assert (tmp_path / "imported").read_bytes() == (tmp_path / "ours").read_bytes()
+    with pytest.raises(CheckpointError, match="missing: backbone"):
+        load_model(tmp_path / "theirs", CARD)
+
+
+def test_what_does_not_fit_is_listed_in_the_files_own_names(tmp_path: Path, model: ImageModel) -> None:
+    weights = published(model, "module.")
+    del weights["module.layer1.0.conv2.weight"]
+    weights["module.layer1.0.conv3.weight"] = torch.zeros(1)
+    weights["module.linear.weight"] = torch.zeros(10, 4)
+    save_file(weights, tmp_path / "theirs")
+    with pytest.raises(CheckpointError) as caught:
+        import_model(tmp_path / "theirs", CARD)
+    for part in (
+        "missing: module.layer1.0.conv2.weight;",
+        "unexpected: module.layer1.0.conv3.weight;",
+        "misshapen: module.linear.weight is (10, 4), not (3, 4)",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "extra", "says"),
+    [
+        ("model.", "normalize.mean", "unexpected: normalize.mean; the card's mean and std"),
+        ("", "mu", "unexpected: mu; the card's mean and std"),
+        ("", "fc.weight", "two classifiers in it, linear and fc"),
+        ("", "bn.weight", "bn.weight and bn1.weight both stand for backbone.bn.weight"),
+        ("", "module.bn2.weight", "unexpected: module.bn2.weight"),
+    ],
+)
+def test_what_cannot_be_placed_is_refused(
+    tmp_path: Path, model: ImageModel, wrapper: str, extra: str, says: str
+) -> None:
+    save_file({**published(model, wrapper), extra: torch.zeros(4)}, tmp_path / "theirs")
+    with pytest.raises(CheckpointError) as caught:
+        import_model(tmp_path / "theirs", CARD)
+    assert says in str(caught.value)
+
+
+def test_a_stage_that_trades_never_uses_is_dropped(tmp_path: Path) -> None:
+    card = CARD.model_copy(update={"backbone": BackboneSpec(name="wideresnet34-10", width=4, blocks=(1,))})
+    model = build_model(card, seed=1)
+    theirs = {
+        name.removeprefix("backbone.").replace("head.", "fc."): value for name, value in model.state_dict().items()
+    }
+    unused = {name.replace("block1", "sub_block1"): value.clone() for name, value in theirs.items() if "block1" in name}
+    assert unused
+    save_file({**theirs, **unused}, tmp_path / "theirs")
+    again = import_model(tmp_path / "theirs", card)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_an_encoder_takes_no_classifier(tmp_path: Path, model: ImageModel) -> None:
+    encoder = CARD.model_copy(update={"kind": "encoder", "classes": None})
+    weights = published(model)
+    save_file(weights, tmp_path / "theirs")
+    with pytest.raises(CheckpointError, match=r"unexpected: linear.bias, linear.weight"):
+        import_model(tmp_path / "theirs", encoder)
+    save_file({key: value for key, value in weights.items() if "linear" not in key}, tmp_path / "theirs")
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(import_model(tmp_path / "theirs", encoder)(images), model.features(images))

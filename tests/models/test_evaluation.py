@@ -7,13 +7,14 @@ import torch
 
 from models.attacks import pgd
 from models.attacks.noise import PerImageNoise, derive_seed
+from models.attacks.victim import Victim
 from tests.models.evaluations import COUNT, CURVE, LADDER, QUICK_CW, numbers, run, spec
 
 
 @pytest.fixture(scope="module")
 def ladder(victim):
     require = {"clean": ">=0.9", "pgd": ">0.99", "worst_case": ">=0"}
-    return run(victim, spec(curve=CURVE, require=require, examples=12))
+    return run(victim, spec(curve=CURVE, require=require, examples=12, precision="float32"))
 
 
 def test_the_counts_are_those_of_a_plain_loop_over_single_images(victim, ladder):
@@ -26,7 +27,7 @@ def test_the_counts_are_those_of_a_plain_loop_over_single_images(victim, ladder)
             continue
         survivors["right"] += 1
         noise = PerImageNoise(torch.tensor([derive_seed(0, "pgd", index)]))
-        point = pgd.run(victim.model, image, label, params, noise=noise)
+        point = pgd.run(Victim(victim.model), image, label, params, noise=noise)
         survivors["both"] += int(victim.model(point).argmax() == label)
     row = ladder.result["attacks"][1]
     assert ladder.result["clean_accuracy"] == survivors["right"] / COUNT
@@ -90,6 +91,22 @@ def test_examples_are_a_sample_of_the_attacked_images_with_their_predictions(vic
         assert example["linf"] == pytest.approx((adversarial - clean)[row].abs().max().item(), abs=1e-6)
 
 
+def test_examples_say_whether_they_survive_rounding_to_8_bits(victim):
+    outcome = run(victim, spec([{"name": "pgd", "eps": 0.1}, QUICK_CW], examples=40), count=60)
+    told, points = outcome.result["example_predictions"], outcome.examples["adversarial"]
+    surviving, broken = 0, 0
+    for example, point in zip(told, points, strict=True):
+        if example["adversarial_prediction"] == example["label"]:
+            assert example["survives_8bit"] is None
+            continue
+        picture = torch.tensor([round(value * 255) for value in point.flatten().tolist()]).to(torch.uint8)
+        again = victim.model(picture.float().view(1, 1, 8, 8) / 255).argmax().item()
+        assert example["survives_8bit"] == (again != example["label"])
+        broken, surviving = broken + 1, surviving + example["survives_8bit"]
+    assert outcome.result["examples_surviving_8bit"] == {"broken": broken, "surviving": surviving}
+    assert 0 < surviving < broken, "a minimum-norm attack stops just beyond the boundary"
+
+
 def test_examples_are_the_same_images_whatever_became_of_them(victim):
     harmless = run(victim, spec([{"name": "pgd", "eps": 1e-4, "steps": 1}], examples=4), count=40)
     harmful = run(victim, spec([{"name": "pgd", "eps": 0.9}], examples=4), count=40)
@@ -102,7 +119,7 @@ def test_examples_are_the_same_images_whatever_became_of_them(victim):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_the_batch_size_does_not_change_the_verdicts(victim, ladder, batch_size):
-    other = run(victim, spec(curve=CURVE, examples=12, batch_size=batch_size)).result
+    other = run(victim, spec(curve=CURVE, examples=12, batch_size=batch_size, precision="float32")).result
     for row, expected in zip(other["attacks"], ladder.result["attacks"], strict=True):
         assert row["per_class"] == expected["per_class"] and row["robust_accuracy"] == expected["robust_accuracy"]
         assert row["mean_l2"] == pytest.approx(expected["mean_l2"], rel=1e-3)

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from models.attacks.cw_l2 import CWL2Params
 from models.attacks.cw_linf import CWLinfParams
 from models.attacks.pgd import PGDParams
+from models.attacks.spec import ATTACKS
 from models.evaluation_spec import EvaluationParams, parse_requirement
 
 BODY = {"model": "clead-r18@2", "dataset": {"name": "cifar10"}, "attacks": [{"name": "fgsm"}]}
@@ -47,10 +48,13 @@ def test_the_contracts_example_is_read_and_repeats_itself_when_posted_again():
         ({"attacks": [{"name": "pgd", "step": 20}]}, "/attacks/0/step", "Extra inputs"),
         ({"attacks": [{"name": "fgsm"}, {"name": "pgd", "eps": "8/0"}]}, "/attacks/1/eps", "divides by zero"),
         ({"attacks": [{"name": "pgd", "eps": 8}]}, "/attacks/0/eps", '"8/255"'),
+        ({"attacks": [{"name": "pgd", "eps": -0.1}]}, "/attacks/0/eps", "greater than or equal to 0"),
+        ({"attacks": [{"name": "apgd-ce", "eps": float("nan")}]}, "/attacks/0/eps", "finite"),
+        ({"attacks": [{"name": "autoattack", "steps": 0}]}, "/attacks/0/steps", "greater than or equal to 1"),
         (
             {"attacks": [{"name": "pdg{0}"}]},
             "/attacks/0/name",
-            "'pdg{0}' is not an attack; known: cw-l2, cw-linf, fgsm, pgd",
+            "'pdg{0}' is not an attack; known: apgd-ce, ",
         ),
         ({"attacks": [{"eps": "8/255"}]}, "/attacks/0/name", "known: "),
         ({"attacks": [{"name": ["pgd"]}]}, "/attacks/0/name", "known: "),
@@ -60,7 +64,7 @@ def test_the_contracts_example_is_read_and_repeats_itself_when_posted_again():
         ({"attacks": []}, "/attacks", "at least 1"),
         ({"attacks": [{"name": "fgsm", "eps": i / 100} for i in range(33)]}, "/attacks", "at most 32"),
         ({"attacks": [{"name": "pgd"}, {"name": "pgd", "steps": 20}]}, "/attacks/1", "/attacks/0"),
-        ({"curve": {"attack": "cw-l2", "eps": [1]}}, "/curve/attack", "cw-linf, fgsm, pgd"),
+        ({"curve": {"attack": "cw-l2", "eps": [1]}}, "/curve/attack", "give one of: apgd-ce, "),
         ({"curve": {"attack": "fgsm", "eps": [0.1, 2]}}, "/curve/eps/1", "at most 1"),
         ({"curve": {"attack": "fgsm", "eps": []}}, "/curve/eps", "at least 1"),
         ({"require": {"pgd": ">=0.4"}}, "/require/pgd", "possible here: clean, worst_case, fgsm"),
@@ -89,6 +93,9 @@ def test_requirements_read_the_comparison():
 def test_the_schema_lists_every_attack_with_bounds():
     schema = EvaluationParams.model_json_schema()["properties"]["attacks"]["items"]
     by_name = {option["properties"]["name"]["const"]: option["properties"] for option in schema["oneOf"]}
-    assert list(by_name) == ["cw-l2", "cw-linf", "fgsm", "pgd"]
+    assert list(by_name) == list(ATTACKS) and len(by_name) == 17
+    for properties in by_name.values():
+        bare = [name for name, field in properties.items() if name != "name" and "description" not in str(field)]
+        assert bare in ([], ["norm"]), "a parameter says what it is; an attack of one norm has a constant there"
     assert by_name["pgd"]["eps"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 1000}
     assert by_name["pgd"]["step_size"]["anyOf"][0]["exclusiveMinimum"] == 0

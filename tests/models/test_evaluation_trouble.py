@@ -89,10 +89,18 @@ def test_progress_grows_to_its_total_and_names_the_stage(victim):
     recorder = Recorder()
     run(victim, spec(curve={"attack": "pgd", "eps": [0.05, 0.1]}, batch_size=32), reporter=recorder)
     done = [entry[0] for entry in recorder.seen]
-    assert done == sorted(done) and done[-1] == recorder.seen[-1][1] == COUNT * (1 + 4 + 2)
-    assert {entry[1:3] for entry in recorder.seen} == {(COUNT * 7, "image")}
+    steps = 0.4 + (1 + 2 * 8 + 8 + 8) + 2 * (2 * 8)  # clean, the ladder's four attacks, two radii with two restarts
+    assert done == sorted(done) and done[-1] == recorder.seen[-1][1] == COUNT * steps
+    assert {entry[1:3] for entry in recorder.seen} == {(COUNT * steps, "image-step")}
     assert recorder.seen[0][3] == "clean"
-    assert {stage for _, _, _, stage in recorder.seen} == {"clean", "fgsm", "pgd", "cw-linf"}
+    assert {stage for _, _, _, stage in recorder.seen} >= {"clean", "fgsm", "pgd", "cw-linf", "curve"}
+
+
+def test_progress_moves_inside_a_long_attack(victim):
+    recorder = Recorder()
+    run(victim, spec([{"name": "pgd", "eps": 0.001, "steps": 50}]), reporter=recorder)
+    total = recorder.seen[-1][1]
+    assert sum(0.1 * total < entry[0] < 0.9 * total for entry in recorder.seen) > 20
 
 
 def test_a_stop_comes_through_between_two_steps_of_an_attack(victim):

@@ -49,10 +49,16 @@ function resultOf(job) {
   const chips = [];
   if (result.model) chips.push(chip(result.model, "model"));
   if (typeof result.clean_accuracy === "number") chips.push(chip(`clean ${percent(result.clean_accuracy)}`));
+  if (typeof result.mean_corruption_accuracy === "number") {
+    chips.push(chip(`corrupted ${percent(result.mean_corruption_accuracy)}`, "mean accuracy over corruptions and severities"));
+  }
   if (typeof result.knn_accuracy === "number") chips.push(chip(`kNN ${percent(result.knn_accuracy)}`));
   for (const attack of result.attacks || []) {
     const steps = attack.spec.steps ? `-${attack.spec.steps}` : "";
     chips.push(chip(`${attack.name}${steps} ${percent(attack.robust_accuracy)}`, "robust accuracy"));
+  }
+  for (const warning of result.warnings || []) {
+    chips.push(chip(`⚠ ${warning.code}`, [warning.detail, warning.advice].filter(Boolean).join(" → ")));
   }
   for (const row of result.rows || []) {
     const robust = typeof row.pgd === "number" ? ` · PGD ${percent(row.pgd)}` : "";
@@ -93,7 +99,7 @@ function modelRow(model) {
     children: [
       cell(link),
       cell(card.kind),
-      cell(`${card.backbone.name}, width ${card.backbone.width}`),
+      cell(card.backbone.width ? `${card.backbone.name}, width ${card.backbone.width}` : card.backbone.name),
       cell(card.image_shape.join(" × "), "tight"),
       cell(card.classes ? String(card.classes.length) : "–"),
       cell(aliases),

@@ -118,14 +118,21 @@ def test_cancel_and_resume(client: TestClient) -> None:
 
 def test_examples_link_to_their_pictures(client: TestClient, database: Database, settings: Settings) -> None:
     job_id = submit(client)
-    assert client.get(f"/jobs/{job_id}/examples").json() == {"items": []}
+    assert client.get(f"/jobs/{job_id}/examples").json() == {"items": [], "file": None}
+    assert_problem(client.get(f"/jobs/{job_id}/examples.safetensors"), 404, says="keeps no examples")
     pictures = {
         part: png(pixels) for part, pixels in zip(("clean", "adversarial", "difference"), random_pixels(3), strict=True)
     }
     storage = Storage(settings.storage_url)
     stored = {part: storage.put_bytes(data).sha256 for part, data in pictures.items()}
     change(database, job_id, examples=[{"index": 7, "label": "cat", "adversarial_prediction": "dog", **stored}])
-    example = client.get(f"/jobs/{job_id}/examples").json()["items"][0]
+    kept = storage.put_bytes(b"exact pixels")
+    change(database, job_id, result={"examples_file": {"sha256": kept.sha256, "size": kept.size}})
+    listed = client.get(f"/jobs/{job_id}/examples").json()
+    exact = client.get(listed["file"])
+    assert (exact.content, exact.headers["etag"]) == (b"exact pixels", f'"{kept.sha256}"')
+    assert f"examples-{job_id}.safetensors" in exact.headers["content-disposition"]
+    example = listed["items"][0]
     assert (example["index"], example["label"], example["adversarial_prediction"]) == (7, "cat", "dog")
     for part, data in pictures.items():
         picture = client.get(example[part])
@@ -134,7 +141,9 @@ def test_examples_link_to_their_pictures(client: TestClient, database: Database,
     assert_problem(client.get(f"/jobs/{job_id}/examples/0/other.png"), 422)
 
 
-@pytest.mark.parametrize("rest", ["", "/metrics", "/events", "/examples", "/examples/0/clean.png"])
+@pytest.mark.parametrize(
+    "rest", ["", "/metrics", "/events", "/examples", "/examples/0/clean.png", "/examples.safetensors"]
+)
 def test_a_job_that_is_not_there(client: TestClient, rest: str) -> None:
     assert_problem(client.get(f"/jobs/none{rest}"), 404, says="there is no job 'none'")
 

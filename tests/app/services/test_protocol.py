@@ -10,7 +10,7 @@ import pytest
 from app.errors import ConflictError, InvalidSpecError
 from app.records import Job
 from app.records.session import Database
-from app.services import claims, compare, jobs, models, protocol, specs
+from app.services import claims, compare, jobs, models, parents, specs
 from app.services.claims import Claim
 
 BODY = {"preset": "quick", "dataset": {"name": "digits"}, "methods": ["standard", "clead"], "labels": {"team": "x"}}
@@ -24,7 +24,7 @@ def submit(database: Database, **changes: Any) -> str:
 
 def children(database: Database, job_id: str) -> dict[str, Job]:
     with database.session() as session:
-        return {str(child.step_key): child for child in protocol.children(session, jobs.get(session, job_id))}
+        return {str(child.step_key): child for child in parents.children(session, jobs.get(session, job_id))}
 
 
 def read(database: Database, job_id: str) -> Job:
@@ -78,7 +78,7 @@ def succeed(database: Database, job: Job, *, robust: float = 0.1) -> None:
             result = {"model": version.reference}
         assert claims.finish(session, claim, status="succeeded", result=result)
         assert claim.parent_id is not None
-        protocol.advance(session, claim.parent_id)
+        parents.advance(session, claim.parent_id)
 
 
 def fail(database: Database, job: Job) -> None:
@@ -86,7 +86,7 @@ def fail(database: Database, job: Job) -> None:
     with database.writing() as session:
         claims.finish(session, claim, status="failed", error={"detail": "the loss is nan at step 7"})
         assert claim.parent_id is not None
-        protocol.advance(session, claim.parent_id)
+        parents.advance(session, claim.parent_id)
 
 
 def test_steps_appear_when_their_inputs_are_ready_and_the_last_one_ends_the_parent(database: Database) -> None:
@@ -170,7 +170,7 @@ def test_two_children_that_finish_at_once_add_each_step_once(database: Database)
 def test_advancing_twice_changes_nothing(database: Database) -> None:
     parent = submit(database)
     with database.writing() as session:
-        assert protocol.advance(session, parent) == []
+        assert parents.advance(session, parent) == []
     assert len(children(database, parent)) == 2
 
 
@@ -182,7 +182,7 @@ def test_a_failed_child_fails_the_parent_and_cancels_the_others(database: Databa
     with database.writing() as session:
         assert claims.renew(session, running, lease_seconds=30).cancel
         claims.finish(session, running, status="cancelled")
-        protocol.advance(session, parent)
+        parents.advance(session, parent)
     job = read(database, parent)
     assert job.status == "failed" and job.error is not None
     assert "pretrain:clead" in job.error["detail"] and "nan at step 7" in job.error["detail"]
@@ -212,7 +212,7 @@ def test_cancelling_the_parent_cancels_what_waits_and_asks_what_runs(database: D
     with database.writing() as session:
         assert claims.renew(session, running, lease_seconds=30).cancel
         claims.finish(session, running, status="cancelled")
-        protocol.advance(session, parent)
+        parents.advance(session, parent)
     assert read(database, parent).status == "cancelled"
 
 
@@ -221,7 +221,7 @@ def test_a_model_deleted_meanwhile_fails_the_parent_with_the_reason(database: Da
     claim = take(database, children(database, parent)["pretrain:clead"])
     with database.writing() as session:
         claims.finish(session, claim, status="succeeded", result={"model": "gone@1"})
-        protocol.advance(session, parent)
+        parents.advance(session, parent)
     job = read(database, parent)
     assert job.status == "failed" and job.error is not None and "gone@1" in job.error["detail"]
 

@@ -9,6 +9,7 @@ import torch
 from models.attacks.cw_l2 import CWL2Params, run
 from models.attacks.noise import PerImageNoise
 from models.attacks.objectives import is_right, margin
+from models.attacks.victim import Victim
 
 SEARCH = {"steps": 150, "binary_search_steps": 9, "initial_const": 1e-2, "lr": 0.02}
 COUNT = 60
@@ -19,9 +20,8 @@ def norms(points, images):
 
 
 def attack(victim, images, labels, **fields):
-    return run(
-        victim.model, images, labels, CWL2Params(**{**SEARCH, **fields}), noise=PerImageNoise(torch.arange(len(images)))
-    )
+    params, noise = CWL2Params(**{**SEARCH, **fields}), PerImageNoise(torch.arange(len(images)))
+    return run(Victim(victim.model), images, labels, params, noise=noise)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from models.attacks.noise import BatchNoise, PerImageNoise
 from models.attacks.objectives import cross_entropy, is_right, margin
 from models.attacks.spec import IterativeParams
 from models.attacks.threat import threat_model
+from models.attacks.victim import Victim
 
 EPS, STEP_SIZE, STEPS = 0.1, 0.02, 8
 L2_EPS, L2_STEP_SIZE = 0.8, 0.2
@@ -66,7 +67,7 @@ def their_pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: str, st
 
 def test_fgsm_gives_the_images_of_torchattacks_and_foolbox(victim):
     images, labels = victim.right(100)
-    ours = fgsm.run(victim.model, images, labels, fgsm.FGSMParams(eps=EPS), noise=silence(100))
+    ours = fgsm.run(Victim(victim.model), images, labels, fgsm.FGSMParams(eps=EPS), noise=silence(100))
     torch.testing.assert_close(ours, torchattacks.FGSM(victim.model, eps=EPS)(images, labels), atol=1e-6, rtol=0)
     theirs, _, _ = foolbox.attacks.FGSM()(
         foolbox.PyTorchModel(victim.model, bounds=(0, 1), device="cpu"), images, labels, epsilons=EPS
@@ -112,7 +113,7 @@ def test_pgd_returns_the_first_wrong_iterate_of_torchattacks_or_its_last(victim,
         norm=norm, eps=EPS if linf else L2_EPS, steps=STEPS, step_size=STEP_SIZE if linf else L2_STEP_SIZE
     )
     replay = (linf_replay if linf else l2_replay)(images, seed=5)
-    ours = pgd.run(victim.model, images, labels, params, noise=replay)
+    ours = pgd.run(Victim(victim.model), images, labels, params, noise=replay)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 
@@ -145,7 +146,7 @@ def test_cw_linf_follows_a_plain_loop_over_single_images(victim):
     images, labels = victim.right(40)
     replay = linf_replay(images, seed=11)
     params = cw_linf.CWLinfParams(eps=EPS, steps=STEPS, step_size=STEP_SIZE)
-    ours = cw_linf.run(victim.model, images, labels, params, noise=replay)
+    ours = cw_linf.run(Victim(victim.model), images, labels, params, noise=replay)
     model = victim.model.double()
     try:
         for index in range(40):
@@ -179,7 +180,7 @@ def test_margin_is_negative_only_when_the_label_alone_leads():
 def test_pgd_stays_in_its_ball_and_in_the_box(victim, norm):
     images, labels = victim.right(60)
     params = pgd.PGDParams(norm=norm, eps=0.3, restarts=2)
-    points = pgd.run(victim.model, images, labels, params, noise=silence(60))
+    points = pgd.run(Victim(victim.model), images, labels, params, noise=silence(60))
     assert points.dtype == torch.float32 and points.min() >= 0 and points.max() <= 1
     sizes = threat_model(norm, 0.3).size((points - images).double())
     assert sizes.max() <= 0.3 + 1e-6
@@ -191,7 +192,7 @@ def test_more_restarts_break_at_least_as_many(victim):
     broken = []
     for restarts in (1, 4):
         params = pgd.PGDParams(eps=0.06, steps=3, restarts=restarts)
-        points = pgd.run(victim.model, images, labels, params, noise=silence(150))
+        points = pgd.run(Victim(victim.model), images, labels, params, noise=silence(150))
         broken.append(~is_right(victim.model(points), labels))
     assert (broken[0] <= broken[1]).all() and broken[0].sum() < broken[1].sum()
 
@@ -199,7 +200,7 @@ def test_more_restarts_break_at_least_as_many(victim):
 def test_a_zero_radius_returns_the_images(victim):
     images, labels = victim.right(20)
     for norm in ("linf", "l2"):
-        points = pgd.run(victim.model, images, labels, pgd.PGDParams(norm=norm, eps=0), noise=silence(20))
+        points = pgd.run(Victim(victim.model), images, labels, pgd.PGDParams(norm=norm, eps=0), noise=silence(20))
         assert torch.equal(points, images)
 
 
@@ -211,7 +212,7 @@ def test_a_zero_gradient_does_not_become_nan():
 
     for norm in ("linf", "l2"):
         params = pgd.PGDParams(norm=norm, eps=0.1, random_start=False)
-        assert torch.equal(pgd.run(constant, images, labels, params, noise=silence(4)), images)
+        assert torch.equal(pgd.run(Victim(constant), images, labels, params, noise=silence(4)), images)
 
 
 def test_training_ascent_climbs_its_objective(victim):
@@ -238,7 +239,7 @@ def test_an_attack_leaves_the_model_as_it_was(victim):
     model.zero_grad()
     model[0].weight.requires_grad_(False)
     try:
-        pgd.run(model, images, labels, pgd.PGDParams(), noise=silence(8))
+        pgd.run(Victim(model), images, labels, pgd.PGDParams(), noise=silence(8))
         assert model.training and all(module.training for module in model.modules())
         assert not model[0].weight.requires_grad and model[3].weight.requires_grad
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

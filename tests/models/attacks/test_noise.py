@@ -32,6 +32,25 @@ def test_the_distributions_are_those_promised(noise):
     assert abs(normal.mean()) < 0.05 and abs(normal.var() - 1) < 0.08
 
 
+def test_a_branch_draws_its_own_numbers_whatever_was_drawn_before():
+    noise, untouched = PerImageNoise(torch.arange(64)), PerImageNoise(torch.arange(64))
+    first = noise.uniform(LIKE)
+    branch = noise.branch("square")
+    drawn = branch.uniform(LIKE)
+    assert torch.equal(drawn, untouched.branch("square").uniform(LIKE))
+    assert not torch.equal(drawn, first) and not torch.equal(drawn, untouched.branch("fab-t").uniform(LIKE))
+    one = torch.tensor([9])
+    assert torch.equal(untouched.select(one).branch("square").uniform(LIKE[:1]), drawn[one])
+
+
+def test_every_copy_of_an_image_draws_its_own_numbers():
+    rows = PerImageNoise(torch.tensor([3, 8])).repeat(3).uniform(LIKE[:6])
+    assert len(rows.flatten(1).unique(dim=0)) == 6
+    assert torch.equal(PerImageNoise(torch.tensor([8])).repeat(3).uniform(LIKE[:3]), rows[3:])
+    shared = BatchNoise(torch.Generator().manual_seed(0))
+    assert shared.branch("square") is shared and shared.repeat(3) is shared
+
+
 def test_one_generator_repeats_a_training_run():
     draws = [BatchNoise(torch.Generator().manual_seed(1)).uniform(LIKE) for _ in range(2)]
     assert torch.equal(*draws)

@@ -1,0 +1,75 @@
+"""The models that the benchmarks attack: trained here, in minutes, on CIFAR-10."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import data
+from models.checkpoints import load_model, save_model
+from models.data.images import Dataset, ImageSet
+from models.methods.spec import METHODS
+from models.networks import ImageModel
+from models.progress import Silent
+from models.training import train
+
+CACHE = Path(tempfile.gettempdir()) / "clead-bench"
+EPS = 8 / 255
+NETWORK = {"name": "resnet18", "width": 16}
+COMMON: dict[str, Any] = {
+    "dataset": {"name": "cifar10", "subset": 10_000},
+    "backbone": NETWORK,
+    "batch_size": 128,
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+    "schedule": {"name": "cosine", "warmup_epochs": 1},
+    "augmentation": {"crop_padding": 4, "flip": True},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "standard": {"method": "standard", "epochs": 12},
+    "robust": {
+        "method": "pgd-at",
+        "epochs": 12,
+        "attack": {"name": "pgd", "eps": EPS, "steps": 2, "step_size": EPS / 2},
+    },
+}
+
+
+def cifar10(archive: Path | None) -> Dataset:
+    """CIFAR-10 from an archive of ``train|test/<class>/*``, or downloaded if there is none."""
+    return data.load("cifar10", root=CACHE, upload=archive)
+
+
+def test_images(dataset: Dataset, count: int) -> tuple[Tensor, Tensor]:
+    """A stratified part of the test split: float32 pixels in [0, 1] and labels."""
+    chosen: ImageSet = data.subset(dataset.test, count, seed=0)
+    return chosen.pixels(), chosen.labels
+
+
+def trained(name: str, dataset: Dataset) -> ImageModel:
+    """The model of that recipe; trained once for each data set and recipe, then kept in the temporary folder."""
+    recipe = {**COMMON, **RECIPES[name]}
+    key = hashlib.sha256(json.dumps([recipe, dataset.sha256], sort_keys=True).encode()).hexdigest()[:16]
+    path = CACHE / f"{name}-{key}.safetensors"
+    if not path.exists():
+        print(f"training the {name} model (a few minutes) ...", flush=True)
+        params = METHODS[recipe["method"]].params.model_validate(recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = train(
+                params,
+                dataset,
+                init=None,
+                base=None,
+                workdir=Path(folder),
+                resume=None,
+                reporter=Silent(),
+                device="cpu",
+            )
+        save_model(path, outcome.model)
+    torch.manual_seed(0)
+    return load_model(path)

@@ -1,0 +1,149 @@
+"""Accuracy of a classifier on corrupted images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.attacks.noise import derive_seed
+from models.attacks.objectives import is_right
+from models.corruption_spec import CorruptionParams
+from models.corruptions.corrupt import corrupt
+from models.corruptions.spec import CORRUPTIONS, Corruption
+from models.data.images import ImageSet
+from models.networks import frozen
+from models.precision import exact_float32
+from models.progress import Reporter, Stopped
+from models.statistics import wilson_interval
+
+
+class BrokenModelError(RuntimeError):
+    """The model answers something that is no prediction (NaN, a wrong shape): the numbers would be wrong."""
+
+
+def evaluate_corruptions(
+    model: nn.Module,
+    images: ImageSet,
+    params: CorruptionParams,
+    *,
+    reporter: Reporter,
+    device: torch.device | str,
+    model_name: str = "",
+    dataset_info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The result of POST /evaluate/corruptions as JSON: accuracies in float32 with 95 % intervals.
+
+    All of ``images`` are corrupted, those that the model gets wrong too, as CIFAR-10-C is used (Hendrycks & Dietterich
+    2019, §4). ``mean_corruption_accuracy`` is the mean over corruptions and severities with equal weights. What an
+    image meets depends on the seed, its position in ``images``, the corruption and the severity alone.
+    ``model`` is moved to ``device``. Raises ValueError without images, :class:`BrokenModelError`, and Stopped when the
+    reporter asks.
+    """
+    if not len(images):
+        raise ValueError("there are no images to evaluate on")
+    started = time.perf_counter()
+    run = _Run(model.to(device), images, params, reporter=reporter, device=torch.device(device))
+    with frozen(model), exact_float32(run.device):
+        clean = run.count_right("clean", lambda pixels, index: pixels)
+        rows = [_row(run, CORRUPTIONS[name], params.severities) for name in params.corruptions]
+    worst = min(rows, key=lambda row: row["mean_accuracy"])
+    info = {"name": params.dataset.name, "split": params.dataset.split, **(dataset_info or {}), "size": len(images)}
+    return {
+        "model": model_name or params.model,
+        "dataset": info,
+        "clean_accuracy": clean / len(images),
+        "clean_ci95": list(wilson_interval(clean, len(images))),
+        "mean_corruption_accuracy": fmean(row["mean_accuracy"] for row in rows),
+        "worst_corruption": {"name": worst["name"], "mean_accuracy": worst["mean_accuracy"]},
+        "severities": _by_severity(rows, params.severities),
+        "corruptions": rows,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+class _Run:
+    """One evaluation on its way: the model, the images, and how far it is."""
+
+    def __init__(
+        self, model: nn.Module, images: ImageSet, params: CorruptionParams, *, reporter: Reporter, device: torch.device
+    ) -> None:
+        self._model = model
+        self._images = images
+        self._params = params
+        self._reporter = reporter
+        self.device = device
+        self._done = 0
+        self._total = len(images) * (1 + len(params.corruptions) * len(params.severities))
+
+    @property
+    def size(self) -> int:
+        return len(self._images)
+
+    def count_right(self, stage: str, change: Callable[[Tensor, Tensor], Tensor]) -> int:
+        """How many images are classified right after ``change``, which gets pixels and their positions (N,)."""
+        right = 0
+        self._advance(0, stage)
+        for start in range(0, self.size, self._params.batch_size):
+            if self._reporter.should_stop():
+                raise Stopped
+            index = torch.arange(start, min(start + self._params.batch_size, self.size))
+            batch = self._images.take(index)
+            right += self._judge(change(batch.pixels(), index), batch.labels)
+            self._advance(len(index), stage)
+        return right
+
+    def count_right_corrupted(self, corruption: Corruption, severity: int) -> int:
+        """How many images are classified right once they are corrupted."""
+
+        def change(pixels: Tensor, index: Tensor) -> Tensor:
+            name, seed = corruption.name, self._params.seed
+            seeds = torch.tensor([derive_seed(seed, name, severity, image) for image in index.tolist()])
+            return corrupt(pixels, corruption, severity=severity, seeds=seeds)
+
+        return self.count_right(f"{corruption.name} {severity}", change)
+
+    @torch.no_grad()
+    def _judge(self, pixels: Tensor, labels: Tensor) -> int:
+        logits: Tensor = self._model(pixels.to(self.device))
+        if logits.shape != (len(pixels), len(self._images.classes)):
+            classes = len(self._images.classes)
+            shape = tuple(logits.shape)
+            raise BrokenModelError(f"the model answers {shape} for {len(pixels)} images of {classes} classes")
+        if logits.isnan().any():
+            raise BrokenModelError("the model's logits are not numbers (NaN); a training that diverged?")
+        return int(is_right(logits, labels.to(self.device)).sum())
+
+    def _advance(self, images: int, stage: str) -> None:
+        self._done += images
+        self._reporter.progress(self._done, self._total, unit="image", stage=stage)
+
+
+def _row(run: _Run, corruption: Corruption, severities: Sequence[int]) -> dict[str, Any]:
+    """One entry of ``corruptions``."""
+    started = time.perf_counter()
+    counts = [run.count_right_corrupted(corruption, severity) for severity in severities]
+    points = [
+        {"severity": severity, "accuracy": count / run.size, "ci95": list(wilson_interval(count, run.size))}
+        for severity, count in zip(severities, counts, strict=True)
+    ]
+    return {
+        "name": corruption.name,
+        "group": corruption.group,
+        "mean_accuracy": fmean(count / run.size for count in counts),
+        "severities": points,
+        "note": corruption.note,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _by_severity(rows: Sequence[Mapping[str, Any]], severities: Sequence[int]) -> list[dict[str, Any]]:
+    """Mean accuracy over the corruptions at each severity."""
+    return [
+        {"severity": severity, "mean_accuracy": fmean(row["severities"][place]["accuracy"] for row in rows)}
+        for place, severity in enumerate(severities)
+    ]

@@ -1,0 +1,1 @@
+"""Common corruptions of images, in the manner and at the strengths of CIFAR-10-C."""

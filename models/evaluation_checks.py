@@ -1,0 +1,81 @@
+"""What an evaluation demands of models and attacks before it believes a number, and the tally that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.attacks.spec import Attack, AttackParams
+from models.attacks.threat import threat_model
+from models.evaluation_evidence import AttackEvidence, PartEvidence
+
+
+class AttackError(RuntimeError):
+    """The model or an attack broke its contract (NaN logits, an image outside the ball): the numbers would be wrong."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What became of the M images of one chunk, on the CPU; the norms are those of each perturbation, float64 (M,)."""
+
+    predictions: Tensor
+    fooled: Tensor
+    broken: Tensor
+    l2: Tensor
+    linf: Tensor
+
+
+class Tally:
+    """The evidence of one attack, filled chunk by chunk."""
+
+    def __init__(self, images: int) -> None:
+        self._fooled = torch.zeros(images, dtype=torch.bool)
+        self._broken = torch.zeros(images, dtype=torch.bool)
+        self._l2 = torch.full((images,), torch.inf, dtype=torch.float64)
+        self._linf = self._l2.clone()
+        self._seconds = 0.0
+        self._parts: list[PartEvidence] = []
+
+    def add(self, index: Tensor, strike: Strike, *, seconds: float, parts: Sequence[PartEvidence]) -> None:
+        """``strike`` is what became of the images at the positions ``index`` (M,)."""
+        self._fooled[index], self._broken[index] = strike.fooled, strike.broken
+        self._l2[index] = torch.where(strike.fooled, strike.l2, torch.inf)
+        self._linf[index] = torch.where(strike.fooled, strike.linf, torch.inf)
+        self._seconds += seconds
+        sofar = self._parts or [PartEvidence(part.name, torch.zeros_like(self._broken), 0.0) for part in parts]
+        for whole, part in zip(sofar, parts, strict=True):
+            whole.broken[index] = part.broken
+        self._parts = [
+            PartEvidence(whole.name, whole.broken, whole.seconds + part.seconds)
+            for whole, part in zip(sofar, parts, strict=True)
+        ]
+
+    def evidence(self) -> AttackEvidence:
+        return AttackEvidence(self._fooled, self._broken, self._l2, self._linf, self._seconds, tuple(self._parts))
+
+
+def inside(params: AttackParams, sizes: dict[str, Tensor]) -> Tensor:
+    """Whether each perturbation fits the attack's ball up to rounding, boolean (N,); always where it has none."""
+    if params.radius is None:
+        return torch.ones_like(sizes["l2"], dtype=torch.bool)
+    norm, eps = params.radius
+    return sizes[norm] <= eps * (1 + 1e-6) + 1e-6
+
+
+def checked_sizes(attack: Attack, params: AttackParams, *, pixels: Tensor, points: Tensor) -> dict[str, Tensor]:
+    """Each perturbation's norms in float64 on the CPU; raises AttackError if an image breaks the attack's promises."""
+    if points.shape != pixels.shape or points.dtype != torch.float32:
+        raise AttackError(f"{attack.name} returned {points.dtype} {tuple(points.shape)} for {tuple(pixels.shape)}")
+    if not bool(((points >= 0) & (points <= 1)).all()):  # also false for NaN
+        raise AttackError(f"{attack.name} returned pixels outside [0, 1]")
+    # float64 on the CPU: some accelerators have none.
+    delta = points.cpu().double() - pixels.cpu().double()
+    sizes = {"l2": threat_model("l2", 0).size(delta), "linf": threat_model("linf", 0).size(delta)}
+    if not attack.minimum_norm and not bool(inside(params, sizes).all()):
+        assert params.radius is not None
+        norm, eps = params.radius
+        raise AttackError(f"{attack.name} left its ball: {norm} {sizes[norm].max().item():g} is more than {eps:g}")
+    return sizes

@@ -36,8 +36,14 @@ lint: $(VENV)/.installed-dev ## style, types, dependency rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-dev ## PGD-20 beside torchattacks and foolbox, as in docs/benchmarks.md
-	$(BIN)/python -m bench.attacks
+# adv-lib asks for visdom, which it needs for plots alone and which does not build on a current Python.
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'adv-lib>=0.2.3,<0.3'
+	@touch $@
+
+bench: $(VENV)/.installed-bench ## attacks beside torchattacks, foolbox, ART and adv-lib; DATA=cifar10.zip instead of a download
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.attacks $(DATA)
 
 clean: ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

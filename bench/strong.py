@@ -2,9 +2,8 @@
 
     python -m bench.strong .clead/demo
 
-PGD and CW-Linf with 200 steps and 10 restarts, and torchattacks' Square (5,000 queries, no gradients) as a check from
-outside, on the images that the demo used. Prints the demo's PGD-20 beside the worst of these and writes
-``bench/results/strong.json``. An image counts as robust if it stands every attack.
+AutoAttack, and PGD and CW-Linf with 200 steps and 10 restarts, on the images that the demo used. Prints the demo's
+PGD-20 beside them and the worst of all, and writes ``bench/results/strong.json``.
 """
 
 from __future__ import annotations
@@ -15,37 +14,29 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchattacks
-from torch import Tensor
-
 from app.records.session import Database
 from app.services import models as registry
 from app.settings import Settings
 from app.storage import Storage
 from models import data
-from models.attacks.noise import PerImageNoise, derive_seed
-from models.attacks.objectives import is_right
-from models.attacks.spec import ATTACKS
-from models.attacks.victim import Victim
 from models.checkpoints import load_model
-from models.networks import ImageModel, frozen
+from models.evaluation import evaluate
+from models.evaluation_spec import EvaluationParams
+from models.networks import ImageModel
+from models.progress import Silent
 from models.specs import ModelCard
 
-STRONG = {"steps": 200, "restarts": 10}
-QUERIES = 5000
 RESULTS = Path(__file__).parent / "results" / "strong.json"
 
 
 def main(home: Path) -> None:
     report = json.loads((home / "report.json").read_text())
     eps = report["protocol"]["eps"]
-    digits = data.load("digits", root=Path(tempfile.gettempdir()))
-    images, labels = digits.test.pixels(), digits.test.labels
+    digits = data.load("digits", root=Path(tempfile.gettempdir())).test
     rows = []
-    print(f"{len(images)} test images, Linf, eps {eps}; robust accuracy")
+    print(f"{len(digits)} test images, Linf, eps {eps}; robust accuracy")
     for row in report["rows"]:
-        found = attack(registered(home / "service", row["model"]), images, labels, eps=eps)
+        found = attack(registered(home / "service", row["model"]), digits, eps=eps)
         rows.append({"method": row["method"], "model": row["model"], "pgd-20": row["pgd"], **found})
         print(
             "  "
@@ -65,25 +56,22 @@ def registered(home: Path, reference: str) -> ImageModel:
         return load_model(weights, ModelCard.model_validate(version.card))
 
 
-def attack(model: ImageModel, images: Tensor, labels: Tensor, *, eps: float) -> dict[str, float]:
-    """Robust accuracy under each attack and under all of them together."""
-    square = torchattacks.Square(model, norm="Linf", eps=eps, n_queries=QUERIES)
-    stands: dict[str, Tensor] = {}
-    with frozen(model):
-        right = _right(model, images, labels)
-        for name in ("pgd", "cw-linf"):
-            params: Any = ATTACKS[name].params.model_validate({"eps": eps, "step_size": eps / 10, **STRONG})
-            seeds = torch.tensor([derive_seed(1, name, index) for index in range(len(images))])
-            found = ATTACKS[name].run(Victim(model), images, labels, params, noise=PerImageNoise(seeds))
-            stands[f"{name}-200x10"] = right & _right(model, found, labels)
-        stands["square"] = right & _right(model, square(images, labels), labels)
-    stands["worst"] = torch.stack(list(stands.values())).all(dim=0)
-    return {name: float(left.double().mean()) for name, left in stands.items()}
-
-
-def _right(model: ImageModel, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return is_right(model(images), labels)
+def attack(model: ImageModel, images: data.ImageSet, *, eps: float) -> dict[str, Any]:
+    """Robust accuracy under each attack, after each part of AutoAttack, and under all of them together."""
+    long = {"eps": eps, "step_size": eps / 10, "steps": 200, "restarts": 10}
+    asked = [{"name": "pgd", **long}, {"name": "cw-linf", **long}, {"name": "autoattack", "eps": eps}]
+    spec = {"model": "demo@1", "dataset": {"name": "digits"}, "attacks": asked, "examples": 0, "seed": 1}
+    params = EvaluationParams.model_validate(spec)
+    result = evaluate(model, images, params, reporter=Silent(), device="cpu").result
+    pgd, cw, autoattack = result["attacks"]
+    return {
+        "pgd-200x10": pgd["robust_accuracy"],
+        "cw-linf-200x10": cw["robust_accuracy"],
+        "autoattack": autoattack["robust_accuracy"],
+        "worst": result["worst_case_accuracy"],
+        "parts": {part["name"]: part["robust_accuracy"] for part in autoattack["parts"]},
+        "warnings": [warning["code"] for warning in result["warnings"]],
+    }
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.attacks.spec import Attack, AttackParams
-from models.attacks.threat import threat_model
+from models.attacks.threat import threat_model, within
 from models.evaluation_evidence import AttackEvidence, PartEvidence
 
 
@@ -62,7 +62,7 @@ def inside(params: AttackParams, sizes: dict[str, Tensor]) -> Tensor:
     if params.radius is None:
         return torch.ones_like(sizes["l2"], dtype=torch.bool)
     norm, eps = params.radius
-    return sizes[norm] <= eps * (1 + 1e-6) + 1e-6
+    return within(sizes[norm], eps)
 
 
 def checked_sizes(attack: Attack, params: AttackParams, *, pixels: Tensor, points: Tensor) -> dict[str, Tensor]:

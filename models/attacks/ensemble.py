@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.attacks.noise import Noise
 from models.attacks.spec import ATTACKS, AttackParams
-from models.attacks.threat import threat_model
+from models.attacks.threat import threat_model, within
 from models.attacks.victim import Victim
 
 OnPart = Callable[[AttackParams, Tensor, float], None]
@@ -55,4 +55,4 @@ def _inside(delta: Tensor, params: AttackParams) -> Tensor:
     if params.radius is None:
         return torch.ones(len(delta), dtype=torch.bool, device=delta.device)
     norm, eps = params.radius
-    return threat_model(norm, eps).size(delta) <= eps * (1 + 1e-6) + 1e-6
+    return within(threat_model(norm, eps).size(delta), eps)

@@ -86,6 +86,11 @@ class L2:
         return self.size(delta).view(-1, *[1] * (delta.dim() - 1))
 
 
+def within(sizes: Tensor, eps: float) -> Tensor:
+    """Whether perturbations of these sizes (N,) lie in a ball of radius ``eps``, up to rounding of float32 pixels."""
+    return sizes <= eps * (1 + 1e-6) + 1e-6
+
+
 _BALLS: dict[Norm, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
 
 

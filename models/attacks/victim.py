@@ -16,6 +16,7 @@ from models.attacks.objectives import is_right
 from models.attacks.spec import FORWARD_COST
 from models.precision import Resolved, autocast
 
+_COMPARED = 8  # images on which a folded model must answer as the model does
 Logits = Callable[[Tensor], Tensor]
 Objective = Callable[..., Tensor]
 """(logits (N, K), *per image) → (N,), to be climbed."""
@@ -85,19 +86,11 @@ class Victim:
         self._batch_size = batch_size
         self._watch = watch or (lambda: None)
         self._judge: Logits = _still(model, device)
-        self._climb: Logits = self._judge
         self._exact = self._tuning == Tuning()
         self._channels_last = isinstance(self._judge, nn.Module) and not self._exact
         if isinstance(self._judge, nn.Module) and self._channels_last:
             self._judge = self._judge.to(memory_format=torch.channels_last)
-            self._climb = self._tuned(self._judge)
-
-    def _tuned(self, judge: nn.Module) -> Logits:
-        fast = folded(judge) if self._tuning.folded else judge
-        if self._tuning.compiled:
-            compiled: Logits = torch.compile(fast, dynamic=False)
-            return compiled
-        return fast
+        self._climb: Logits | None = self._judge if self._exact or not isinstance(self._judge, nn.Module) else None
 
     def exact(self) -> Victim:
         """The same victim with gradients in plain float32; its work is counted together with this one's."""
@@ -164,9 +157,18 @@ class Victim:
 
     def _guess(self, points: Tensor) -> Tensor:
         precise = self._exact or self._tuning.precision == "float32"
+        climb = self._prepare(points) if self._climb is None else self._climb
         with nullcontext() if precise else autocast("bfloat16", points.device):
-            logits = self._climb(self._laid_out(points))
+            logits = climb(self._laid_out(points))
         return logits if precise else logits.float()
+
+    def _prepare(self, points: Tensor) -> Logits:
+        """What gradients go through, made at the first batch so that it can be compared with the model itself."""
+        assert isinstance(self._judge, nn.Module)
+        sample = self._laid_out(points[:_COMPARED].detach())
+        climb: Logits = folded(self._judge, sample) if self._tuning.folded else self._judge
+        self._climb = torch.compile(climb, dynamic=False) if self._tuning.compiled else climb
+        return self._climb
 
     def _laid_out(self, points: Tensor) -> Tensor:
         return points.contiguous(memory_format=torch.channels_last) if self._channels_last else points

@@ -63,7 +63,7 @@ def test_logits_and_gradients_are_the_models_own_whatever_the_batches(network, p
 
 
 def test_folding_leaves_no_batch_normalization_and_the_same_function(network, points):
-    fast = folded(copy.deepcopy(network).requires_grad_(False))
+    fast = folded(copy.deepcopy(network).requires_grad_(False), points[0])
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
     torch.testing.assert_close(fast(points[0]), network(points[0]).detach(), atol=1e-5, rtol=1e-5)
 
@@ -83,6 +83,22 @@ def test_a_model_that_cannot_be_traced_is_attacked_unfolded(network, points):
     pixels, labels = points
     gradient = Victim(Forked(network), tuning=Tuning(folded=True)).gradient(pixels, cross_entropy, labels).gradient
     torch.testing.assert_close(gradient, plain_gradient(network, pixels, labels), atol=1e-5, rtol=1e-3)
+
+
+class Deceptive(nn.Module):
+    """It shows a tracer another function than it computes."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        return self.inner(images) if isinstance(images, torch.fx.Proxy) else -self.inner(images)
+
+
+def test_a_trace_that_answers_otherwise_is_not_used(network, points):
+    model = Deceptive(copy.deepcopy(network)).requires_grad_(False)
+    assert folded(model, points[0]) is model
 
 
 def test_low_precision_gradients_point_the_same_way_and_verdicts_stay_in_float32(network, points):

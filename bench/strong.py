@@ -38,10 +38,9 @@ def main(home: Path) -> None:
     for row in report["rows"]:
         found = attack(registered(home / "service", row["model"]), digits, eps=eps)
         rows.append({"method": row["method"], "model": row["model"], "pgd-20": row["pgd"], **found})
-        print(
-            "  "
-            + "  ".join(f"{key} {value:.3f}" if isinstance(value, float) else value for key, value in rows[-1].items())
-        )
+        shown = {"pgd-20": row["pgd"], **found}
+        numbers = [f"{name} {value:.3f}" for name, value in shown.items() if isinstance(value, float)]
+        print(f"  {row['method']:<10} " + "  ".join(numbers) + f"  parts {found['parts']}", flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"eps": eps, "seed": report["protocol"]["seed"], "rows": rows}, indent=2) + "\n")
 

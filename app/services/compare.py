@@ -56,6 +56,7 @@ def _rows_of(session: Session, job: Job) -> Iterable[dict[str, Any]]:
     result: dict[str, Any] = job.result or {}
     names = attack_names(result["attacks"])
     for name, attack in zip(names, result["attacks"], strict=True):
+        ball = attack["spec"].get("attack", attack["spec"])  # a transferred attack's ball is that of its crafting
         yield {
             "model": result["model"],
             "method": method_of(session, result["model"]),
@@ -64,12 +65,12 @@ def _rows_of(session: Session, job: Job) -> Iterable[dict[str, Any]]:
             "images": result["dataset"]["size"],
             "clean": result["clean_accuracy"],
             "attack": name,
-            "norm": attack["spec"].get("norm"),
-            "eps": attack["spec"].get("eps"),
+            "norm": ball.get("norm"),
+            "eps": ball.get("eps"),
             "spec": attack["spec"],
             "after": attack["robust_accuracy"],
             "ci95": attack["ci95"],
-            "threat_model": result.get("threat_model", "white-box"),
+            "threat_model": attack.get("access", "white-box"),  # results of the first releases do not tell
             "job": job.id,
         }
 
@@ -96,10 +97,15 @@ def method_of(session: Session, reference: str) -> str | None:
 
 
 def attack_names(attacks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each attack of a result that no other has: ``pgd``, and ``pgd-100`` for a second with 100 steps."""
+    """A name for each attack of a result that no other has.
+
+    ``pgd``, ``pgd-100`` for a second one with 100 steps, ``pgd-l2`` in that norm.
+    """
     names: list[str] = []
     for attack in attacks:
         name, steps = attack["name"], attack["spec"].get("steps")
+        if attack["spec"].get("norm") == "l2" and not name.endswith("-l2"):
+            name = f"{name}-l2"
         candidates = [name, f"{name}-{steps}"] if steps is not None else [name]
         candidates += [f"{candidates[-1]}-{number}" for number in range(2, len(attacks) + 2)]
         names.append(next(candidate for candidate in candidates if candidate not in names))

@@ -55,7 +55,10 @@ function resultOf(job) {
   if (typeof result.knn_accuracy === "number") chips.push(chip(`kNN ${percent(result.knn_accuracy)}`));
   for (const attack of result.attacks || []) {
     const steps = attack.spec.steps ? `-${attack.spec.steps}` : "";
-    chips.push(chip(`${attack.name}${steps} ${percent(attack.robust_accuracy)}`, "robust accuracy"));
+    const norm = attack.spec.norm === "l2" && !attack.name.endsWith("-l2") ? " l2" : "";
+    const ball = attack.spec.eps ? `, ${attack.spec.norm} ${Number(attack.spec.eps.toPrecision(3))}` : "";
+    const label = `${attack.name}${steps}${norm} ${percent(attack.robust_accuracy)}`;
+    chips.push(chip(label, `robust accuracy, ${attack.access || "white-box"}${ball}`));
   }
   for (const warning of result.warnings || []) {
     chips.push(chip(`⚠ ${warning.code}`, [warning.detail, warning.advice].filter(Boolean).join(" → ")));

@@ -145,6 +145,37 @@ def test_comparison_shows_before_and_after(database: Database) -> None:
     )
 
 
+def test_names_of_attacks_tell_norms_apart() -> None:
+    asked = [("pgd", "linf", 20), ("pgd", "l2", 20), ("pgd", "linf", 100), ("cw-l2", "l2", 200), ("fgsm", "linf", None)]
+    attacks = [{"name": name, "spec": {"norm": norm, "steps": steps}} for name, norm, steps in asked]
+    assert compare.attack_names(attacks) == ["pgd", "pgd-l2", "pgd-100", "cw-l2", "fgsm"]
+
+
+def test_a_transferred_attack_is_never_called_white_box(database: Database) -> None:
+    with database.writing() as session:
+        attack = {"name": "pgd", "norm": "linf", "eps": 0.2}
+        spec = {"model": "m@1", "dataset": {"name": "digits"}, "attacks": []}
+        job = jobs.submit(
+            session, kind="evaluate", spec={**spec, "dataset": {"name": "digits", "split": "test", "subset": 9}}
+        )
+        job.status = "succeeded"
+        shared = {"robust_accuracy": 0.5, "ci95": [0.4, 0.6]}
+        job.result = {
+            "model": "m@1",
+            "dataset": {"name": "digits", "size": 9},
+            "clean_accuracy": 0.9,
+            "attacks": [
+                {"name": "pgd", "access": "white-box", "spec": attack, **shared},
+                {"name": "transfer", "access": "transfer", "spec": {"source": "n@1", "attack": attack}, **shared},
+            ],
+        }
+        rows = compare.compare(session, [job.id])
+    assert [(row["attack"], row["threat_model"], row["eps"]) for row in rows] == [
+        ("pgd", "white-box", 0.2),
+        ("transfer", "transfer", 0.2),
+    ]
+
+
 def test_two_children_that_finish_at_once_add_each_step_once(database: Database) -> None:
     parent = submit(database, methods=["standard", "pgd-at"])
     barrier = threading.Barrier(2)

@@ -203,7 +203,7 @@ def show(match: Match, rows: list[dict[str, Any]]) -> None:
 def peak_memory(archive: Path | None) -> dict[str, float]:
     """MiB that PGD-2 on so many images takes at its highest, beyond data and model; each in a process of its own."""
     found = {}
-    for count in (1_000, 10_000):
+    for count in (1_000, 3_000, 10_000):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             found[str(count)] = pool.submit(memory_of, archive, count).result()
     print("peak memory: " + ", ".join(f"{name} images {value:.0f} MiB" for name, value in found.items()))

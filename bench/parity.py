@@ -95,7 +95,6 @@ def main() -> None:
     dataset = cifar10(options.archive)
     model = trained("robust", dataset)
     images, labels = test_images(dataset, IMAGES)
-    table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, (spec, theirs) in CASES.items():
         if options.only and name not in options.only.split(","):
             continue
@@ -106,6 +105,7 @@ def main() -> None:
                 found = attack(model, images, labels)
                 row = their_row(model, images, labels, inside(found, images, name))
                 rows.append({"library": library, **row, "seconds": time.perf_counter() - began})
+        table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         table[name] = {"images": IMAGES, "spec": spec, "rows": rows}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(table, indent=2) + "\n")

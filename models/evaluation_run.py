@@ -225,8 +225,8 @@ class Run:
                     attack=params.name,
                     linf=strike.linf[row].item(),
                     l2=strike.l2[row].item(),
-                    clean=pixels[row].cpu(),
-                    adversarial=points[row].cpu(),
+                    clean=pixels[row].cpu().clone(),  # a view would keep its whole chunk in memory
+                    adversarial=points[row].cpu().clone(),
                 )
             )
 

@@ -8,6 +8,8 @@ import torch
 from models.attacks import pgd
 from models.attacks.noise import PerImageNoise, derive_seed
 from models.attacks.victim import Victim
+from models.evaluation import measure
+from models.progress import Silent
 from tests.models.evaluations import COUNT, CURVE, LADDER, QUICK_CW, numbers, run, spec
 
 
@@ -186,3 +188,11 @@ def test_failures_of_a_minimum_norm_attack_are_infinite_and_not_zero(victim):
     row = result["attacks"][0]
     assert row["success_rate"] == 0 and row["robust_accuracy"] == result["clean_accuracy"]
     assert row["mean_l2"] is None and set(row["l2_quantiles"].values()) == {None}
+
+
+def test_a_kept_example_does_not_keep_the_images_beside_it_in_memory(victim):
+    images = victim.images.take(torch.arange(60))
+    evidence = measure(victim.model, images, spec(LADDER[:1], examples=3), reporter=Silent(), device="cpu")
+    for example in evidence.examples:
+        for pixels in (example.clean, example.adversarial):
+            assert pixels.untyped_storage().nbytes() == pixels.nbytes

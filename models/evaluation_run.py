@@ -75,8 +75,7 @@ class Run:
         """Find out which images are right as they are."""
         self._progress.begin("clean", cost=Progress.CLEAN, images=len(self._images))
         for index in self._chunks(torch.arange(len(self._images))):
-            pixels, labels = self._load(index)
-            self.predictions[index], self.right[index] = self._judge(pixels, labels)
+            self.predictions[index], self.right[index] = self._judge(*self._load(index))
             self._progress.finish(len(index))
 
     def attack(self, params: AttackParams) -> AttackEvidence:
@@ -85,13 +84,17 @@ class Run:
         self._progress.begin(params.name, cost=params.cost, images=len(self._images))
         self._progress.finish(len(self.right) - int(self.right.sum()))  # nothing to do for the others
         for index in self._chunks(self.right.nonzero().squeeze(1)):
-            pixels, labels = self._load(index)
-            points, seconds, parts = self._attacked(params, index, pixels=pixels, labels=labels)
-            strike = self._strike(params, pixels=pixels, labels=labels, points=points)
-            tally.add(index, strike, seconds=seconds, parts=parts)
-            self._keep_examples(params, index, pixels=pixels, points=points, strike=strike)
+            self._attack_chunk(params, index, tally)
             self._progress.finish(len(index))
         return tally.evidence()
+
+    def _attack_chunk(self, params: AttackParams, index: Tensor, tally: Tally) -> None:
+        """A function of its own, so that its tensors are gone before those of the next chunk are made."""
+        pixels, labels = self._load(index)
+        points, seconds, parts = self._attacked(params, index, pixels=pixels, labels=labels)
+        strike = self._strike(params, pixels=pixels, labels=labels, points=points)
+        tally.add(index, strike, seconds=seconds, parts=parts)
+        self._keep_examples(params, index, pixels=pixels, points=points, strike=strike)
 
     def curve(self, attacks: tuple[AttackEvidence, ...]) -> tuple[Tensor, ...]:
         """For each radius, growing, who is broken there, boolean (N,).
@@ -199,7 +202,7 @@ class Run:
 
     def _judge(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted class and whether it is the label, both (N,) on the CPU, from float32 logits."""
-        logits = self.victim.logits(pixels)
+        logits = self.victim.final_logits(pixels)
         if logits.shape != (len(pixels), len(self._images.classes)):
             classes = len(self._images.classes)
             raise AttackError(f"the model answers {tuple(logits.shape)} for {len(pixels)} images of {classes} classes")

@@ -33,8 +33,9 @@ class SquareParams(BoundedParams):
 def run(victim: Victim, images: Tensor, labels: Tensor, params: SquareParams, *, noise: Noise) -> Tensor:
     """The first point found that is wrong, else the one of largest margin in the last restart.
 
-    See :class:`models.attacks.spec.Attack`. Logits are in float32 throughout: every query is a verdict.
+    See :class:`models.attacks.spec.Attack`. Moves are accepted by margins in float32, which bfloat16 would blur.
     """
+    victim = victim.in_float32()
     images = images.detach()
     found = images.clone()
     left = torch.arange(len(images), device=images.device)
@@ -52,18 +53,21 @@ def _one_run(
     """Points of one restart (N, C, H, W), the indices of those that are still right, and their noise."""
     moves = moves_in(params.norm, params.eps)
     points = moves.start(images, noise.uniform(images.new_empty(len(images), *moves.start_chances(images))))
-    lead = margin(victim.logits(points), labels)
-    left = (lead < 0).nonzero().squeeze(1)
+    logits = victim.glance(points)
+    lead = margin(logits, labels)
+    left = (~victim.fooled(points, labels, logits=logits)).nonzero().squeeze(1)
     chances = _Chances(noise.select(left), moves, images=images[left], queries=params.queries)
     for query in range(params.queries):
         if not len(left):
             break
         share = share_of_pixels(query, queries=params.queries, p_init=params.p_init)
         tried = moves.move(points[left], images[left], share=share, chances=chances.of(query))
-        ahead = margin(victim.logits(tried), labels[left])
-        better = ~(ahead <= lead[left])
+        logits = victim.glance(tried)
+        ahead = margin(logits, labels[left])
+        fooled = victim.fooled(tried, labels[left], logits=logits)
+        better = fooled | ~(ahead <= lead[left])
         points[left[better]], lead[left[better]] = tried[better], ahead[better]
-        standing = ahead < 0
+        standing = ~fooled
         left = left[standing]
         chances.keep(standing)
     return points, left, chances.noise()

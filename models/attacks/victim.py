@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class Victim:
         if isinstance(self._judge, nn.Module) and self._channels_last:
             self._judge = self._judge.to(memory_format=torch.channels_last)
         self._climb: Logits | None = self._judge if self._exact or not isinstance(self._judge, nn.Module) else None
+        self._confirmed: dict[bytes, Tensor] = {}
 
     def exact(self) -> Victim:
         """The same victim with gradients in plain float32; its work is counted together with this one's."""
@@ -98,6 +100,18 @@ class Victim:
             return self
         twin = copy.copy(self)
         twin._tuning, twin._climb, twin._exact = Tuning(), self._judge, True
+        return twin
+
+    def in_float32(self) -> Victim:
+        """The same victim with glances and gradients in float32, yet through the folded copy: for a search that looks
+        at differences which low precision blurs. Its work is counted together with this one's.
+        """
+        if not self._tuning.folded or not isinstance(self._judge, nn.Module):
+            return self.exact()
+        if self._tuning == Tuning(folded=True):
+            return self
+        twin = copy.copy(self)
+        twin._tuning, twin._climb = Tuning(folded=True), None
         return twin
 
     @property
@@ -129,12 +143,29 @@ class Victim:
         """The verdict, boolean (N,): the label alone has the largest logit."""
         return is_right(self.logits(points), labels)
 
+    def final_logits(self, points: Tensor) -> Tensor:
+        """As :meth:`logits`, but what :meth:`fooled` confirmed since the last call is not computed a second time."""
+        seen = [self._confirmed.get(_digest(point)) for point in points] if self._confirmed else [None] * len(points)
+        self._confirmed.clear()
+        new = [place for place, row in enumerate(seen) if row is None]
+        if len(new) == len(points):
+            return self.logits(points)
+        if new:
+            for place, row in zip(new, self.logits(points[new]), strict=True):
+                seen[place] = row
+        return torch.stack([row for row in seen if row is not None])
+
     def fooled(self, points: Tensor, labels: Tensor, *, logits: Tensor) -> Tensor:
         """Boolean (N,): wrong by ``logits`` (those beside a gradient), and confirmed in float32 where they are not."""
         suspects = ~is_right(logits, labels)
         if self._exact or not bool(suspects.any()):
             return suspects
-        suspects[suspects.clone()] = ~self.right(points[suspects], labels[suspects])
+        asked = suspects.nonzero().squeeze(1)
+        seen = self.logits(points[asked])
+        suspects[asked] = ~is_right(seen, labels[asked])
+        self._confirmed.update(
+            (_digest(points[place]), row) for place, row in zip(asked.tolist(), seen, strict=True) if suspects[place]
+        )
         return suspects
 
     def gradient(self, points: Tensor, objective: Objective, *per_image: Tensor) -> Ascent:
@@ -189,6 +220,11 @@ def _still(model: Logits, device: torch.device | None) -> Logits:
     if not isinstance(model, nn.Module):
         return model
     return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+
+
+def _digest(point: Tensor) -> bytes:
+    """What tells one image's pixels from all others."""
+    return hashlib.blake2b(point.contiguous().cpu().numpy().tobytes(), digest_size=16).digest()
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

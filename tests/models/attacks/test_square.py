@@ -230,6 +230,15 @@ def test_what_it_finds_lies_in_the_ball_and_the_box(victim, norm, eps):
     assert fast.work.forwards >= round(left * 60) * 81
 
 
+def test_an_image_leaves_only_when_the_model_itself_is_wrong(victim):
+    images, labels = victim.right(12)
+    liar = Victim(victim.model, tuning=Tuning(folded=True), batch_size=16)
+    liar._climb = lambda points: -victim.model(points)  # a folded copy that calls everything wrong
+    points = square.run(liar, images, labels, square.SquareParams(eps=1e-4, queries=5), noise=noise(12))
+    assert is_right(victim.model(points), labels).all()
+    assert liar.work.forwards == 2 * 12 * 6, "nobody left: each query was looked at, and then asked again"
+
+
 def test_more_restarts_break_at_least_as_many(victim):
     images, labels = victim.right(100)
     broken = []

@@ -121,6 +121,43 @@ def test_what_low_precision_calls_wrong_counts_only_if_float32_agrees(network, p
     assert Victim(network, tuning=FAST).fooled(pixels, other, logits=all_wrong.scatter(1, other[:, None], -2.0)).all()
 
 
+def test_what_was_confirmed_is_not_computed_again_and_is_forgotten_after_one_look(network, points):
+    pixels, _ = points
+    expected = network(pixels).detach()
+    labels = torch.where(torch.arange(23) < 9, expected.argmax(dim=1) + 1, expected.argmax(dim=1)) % 5
+    victim = Victim(network, tuning=FAST, batch_size=10)
+    assert victim.fooled(pixels, labels, logits=expected).tolist() == [True] * 9 + [False] * 14
+    for computed in (14, 23):
+        before = victim.work.forwards
+        torch.testing.assert_close(victim.final_logits(pixels), expected, atol=1e-5, rtol=1e-5)
+        assert victim.work.forwards - before == computed
+
+
+def test_a_confirmed_point_that_moved_by_one_bit_is_computed(network, points):
+    pixels, _ = points
+    labels = (network(pixels).argmax(dim=1) + 1) % 5
+    victim = Victim(network, tuning=FAST)
+    victim.fooled(pixels, labels, logits=network(pixels).detach())
+    moved = pixels.clone()
+    moved[4, 1, 2, 3] = torch.nextafter(moved[4, 1, 2, 3], torch.tensor(2.0))
+    before = victim.work.forwards
+    victim.final_logits(moved)
+    assert victim.work.forwards - before == 1
+
+
+def test_float32_glances_are_folded_and_counted_with_the_others(network, points):
+    pixels, labels = points
+    victim = Victim(network, tuning=FAST, batch_size=10)
+    precise = victim.in_float32()
+    torch.testing.assert_close(precise.glance(pixels), network(pixels).detach(), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(victim.glance(pixels), precise.glance(pixels), atol=1e-5), "the victim itself is faster"
+    gradient = precise.gradient(pixels, cross_entropy, labels).gradient
+    torch.testing.assert_close(gradient, plain_gradient(network, pixels, labels), atol=1e-5, rtol=1e-3)
+    assert (victim.work.forwards, victim.work.gradients) == (3 * 23, 23)
+    assert not precise.is_exact and precise.in_float32() is precise
+    assert Victim(network).in_float32().is_exact
+
+
 def test_per_image_arguments_are_split_with_their_images(network, points):
     pixels, labels = points
     weights = torch.arange(23.0)

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 log = logging.getLogger(__name__)
 
+# glibc gives freed memory back to the system and fetches it again for the next layer's result; see docs/decisions/0014.
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 TAIL_LINES = 20
 STOP_GRACE_EXIT = 5.0
 
@@ -35,6 +37,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=KEEP_FREED_MEMORY | os.environ,
             process_group=0,
             text=True,
             encoding="utf-8",

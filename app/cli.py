@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from app.cli_token import token_commands
 from app.client import ApiError, Client
 from app.settings import Settings
 
@@ -22,9 +23,11 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, attack, compare and serve robust image classifiers.",
 )
+cli.add_typer(token_commands, name="token")
 console = Console()
 
 Url = Annotated[str, typer.Option("--url", envvar="CLEAD_URL", help="address of the service")]
+Token = Annotated[str | None, typer.Option("--token", envvar="CLEAD_TOKEN", help="API token, where one is needed")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 REQUIREMENT_NOT_MET = 3
 
@@ -86,9 +89,10 @@ def classify(
     model: Annotated[str | None, typer.Option(help="name, name@version or name@alias; default: in production")] = None,
     top_k: Annotated[int, typer.Option(min=1)] = 1,
     url: Url = DEFAULT_URL,
+    token: Token = None,
 ) -> None:
     """Classify image files with a registered model."""
-    with _client(url) as client:
+    with Client(url, token=token) as client:
         answer = _call(lambda: client.classify([(p.name, p.read_bytes()) for p in images], model=model, top_k=top_k))
     table = Table("image", "label", "probability", box=None, pad_edge=False)
     for prediction in answer["predictions"]:
@@ -109,6 +113,7 @@ def evaluate(
     require: Annotated[list[str] | None, typer.Option(help='such as "pgd>=0.40", repeatable')] = None,
     seed: int = 0,
     url: Url = DEFAULT_URL,
+    token: Token = None,
 ) -> None:
     """Attack a registered classifier; exit status 3 if a requirement is not met."""
     body: dict[str, Any] = {
@@ -118,7 +123,7 @@ def evaluate(
         "require": dict(_requirement(text) for text in require or []),
         "seed": seed,
     }
-    with _client(url) as client:
+    with Client(url, token=token) as client:
         job = _call(lambda: client.post("/evaluate", body))
         with console.status("queued") as status:
             for state in client.follow(job["id"]):
@@ -178,10 +183,6 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     for requirement in result["requirements"]:
         verdict = "[green]met[/green]" if requirement["met"] else "[red]not met[/red]"
         console.print(f"{requirement['attack']} {requirement['need']}: got {requirement['got']:.3f}, {verdict}")
-
-
-def _client(url: str) -> Client:
-    return Client(url)
 
 
 def _call(request: Any) -> Any:

@@ -29,8 +29,9 @@ class ApiError(Exception):
 class Client:
     """Speaks to one service; every method raises :class:`ApiError` for a refused request."""
 
-    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout)
+    def __init__(self, url: str, *, token: str | None = None, timeout: float = 60.0) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers)
 
     def __enter__(self) -> Self:
         return self

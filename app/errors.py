@@ -5,6 +5,8 @@ DomainError
 ├── ConflictError        it exists, but its state forbids what was asked
 ├── InvalidSpecError     the request can never run; ``errors`` points at each field
 ├── TooLargeError        more bytes, pixels or images than the settings allow
+├── UnauthenticatedError nobody says who is asking, or with a token that is no good
+├── ForbiddenError       who is asking may not do this
 ├── OverloadedError      no capacity now; ``retry_after`` seconds later there may be
 └── UnavailableError     something that this service needs cannot be reached
 """
@@ -45,6 +47,14 @@ class InvalidSpecError(DomainError):
 
 class TooLargeError(DomainError):
     """Over a limit of the settings."""
+
+
+class UnauthenticatedError(DomainError):
+    """No token, or one that is unknown, revoked or expired."""
+
+
+class ForbiddenError(DomainError):
+    """The token's scope, or the place that the request comes from, does not allow this."""
 
 
 class OverloadedError(DomainError):

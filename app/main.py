@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from types import ModuleType
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from app import problems
-from app.api import catalog, datasets, documentation, events, inference, jobs, operations, pictures, registry
+from app.api import access, catalog, datasets, documentation, events, inference, jobs, operations, pictures, registry
 from app.api.dependencies import Resources
 from app.api.requests import BodyLimit, body_limits
 from app.api.telemetry import CountRequests, Telemetry
+from app.security import Scope
 from app.settings import Settings
 from app.web import pages
 
-ROUTERS = (jobs, events, pictures, catalog, registry, datasets, inference, operations, pages)
+ROUTERS: dict[ModuleType, Scope] = {
+    jobs: "submit",
+    events: "submit",
+    pictures: "submit",
+    catalog: "classify",
+    registry: "classify",
+    datasets: "submit",
+    inference: "classify",
+}
+"""With the scope that their routes take at least; a route that takes more says so itself."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -46,7 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     documentation.install(app)
     app.add_middleware(BodyLimit, limit_of=body_limits(settings))
     app.add_middleware(CountRequests, telemetry=telemetry)
-    for module in ROUTERS:
-        app.include_router(module.router)
+    for module, scope in ROUTERS.items():
+        app.include_router(module.router, dependencies=[access.needs(scope)], responses=access.RESPONSES)
+    app.include_router(operations.router)
+    app.include_router(pages.router)
     pages.mount_static(app)
     return app

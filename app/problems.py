@@ -18,10 +18,12 @@ from app.errors import (
     ConflictError,
     DomainError,
     FieldError,
+    ForbiddenError,
     InvalidSpecError,
     NotFoundError,
     OverloadedError,
     TooLargeError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from app.schemas.locations import pointer, suggestion
@@ -30,6 +32,8 @@ from app.schemas.problems import MEDIA_TYPE
 log = logging.getLogger(__name__)
 
 _STATUS: dict[type[DomainError], int] = {
+    UnauthenticatedError: 401,
+    ForbiddenError: 403,
     NotFoundError: 404,
     ConflictError: 409,
     TooLargeError: 413,
@@ -89,6 +93,8 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
     if status in {429, 503}:
         seconds = error.retry_after if isinstance(error, OverloadedError) else _RETRY_SECONDS
         headers["Retry-After"] = str(max(1, round(seconds)))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return _respond(request, status, error.detail, errors=error.errors, headers=headers)
 
 

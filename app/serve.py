@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO
 
 import uvicorn
 
 from app.main import create_app
+from app.records.session import Database
+from app.services import tokens
 from app.settings import Settings
 from migrations import upgrade
 
@@ -42,6 +45,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     with _exclusive(settings.home), _listen(settings.host, settings.port) as listener:
         upgrade(settings)
+        _refuse_strangers(settings, listener)
         port = listener.getsockname()[1]
         settings = settings.model_copy(update={"port": port})
         config = uvicorn.Config(
@@ -96,6 +100,23 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def _refuse_strangers(settings: Settings, listener: socket.socket) -> None:
+    """Without tokens the service answers whoever reaches it, so only this machine may."""
+    if ip_address(listener.getsockname()[0]).is_loopback:
+        return
+    database = Database(settings.database_url)
+    try:
+        with database.session() as session:
+            protected = tokens.required(session)
+    finally:
+        database.close()
+    if not protected:
+        raise ServeError(
+            f"there is no API token yet, and without one the service listens on loopback only, not on {settings.host}; "
+            "make one with `clead token create --name me --scope admin`, or leave CLEAD_HOST at 127.0.0.1"
+        )
+
+
 @contextmanager
 def _worker(settings: Settings) -> Iterator[None]:
     """One worker process for as long as the block lasts, started again if it dies."""
@@ -129,7 +150,7 @@ def _start_worker(settings: Settings) -> subprocess.Popen[bytes]:
     # Its stdin: should this process be killed, the worker reads the end of file and hands its job back.
     environment = os.environ | {
         f"CLEAD_{name.upper()}": str(value)
-        for name, value in settings.model_dump(mode="json").items()
+        for name, value in settings.model_dump(mode="json", exclude={"secret_key"}).items()
         if value is not None and not isinstance(value, list | dict)
     }
     command = [sys.executable, "-m", "worker.main", "--embedded"]

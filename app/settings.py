@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -29,6 +29,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0: any free one")
+    secret_key: SecretStr = Field(
+        SecretStr(""), description="key under which tokens are hashed; default: the file secret.key below home"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
 
     lease_seconds: float = Field(30.0, gt=0, le=86400, description="a worker silent for this long loses its job")
@@ -72,7 +75,7 @@ class Settings(BaseSettings):
         """Environment variable, value, default and meaning of every option; passwords in URLs are masked."""
         rows = []
         for name, field in type(self).model_fields.items():
-            default = "below home" if name.endswith("_url") else str(field.default)
+            default = "below home" if name.endswith("_url") or name == "secret_key" else str(field.default)
             value = _PASSWORD.sub(r"\1***@", str(getattr(self, name)))
             rows.append((f"CLEAD_{name.upper()}", value, default, field.description or ""))
         return rows

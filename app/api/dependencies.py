@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from app.queue import create_celery
 from app.records.session import Database
+from app.security import secret_key
 from app.services.paging import DEFAULT_LIMIT, MAX_LIMIT
 from app.serving.engine import Engine
 from app.settings import Settings
@@ -39,6 +40,10 @@ class Resources:
             celery=create_celery(settings),
             engine=Engine(settings, storage),
         )
+
+    def token_key(self) -> bytes:
+        """The key of the tokens' hashes; read anew, since it is made with the first token."""
+        return secret_key(self.settings)
 
     def close(self) -> None:
         """Finish the inference that waits, then let go of everything."""

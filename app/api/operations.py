@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.api.access import RESPONSES, needs
 from app.api.dependencies import Opened, Resources
 from app.api.inference import DEFAULT_ALIAS
 from app.api.telemetry import Telemetry
@@ -56,7 +57,11 @@ def readyz(opened: Opened, response: Response) -> Readiness:
     "/metrics",
     response_class=Response,
     summary="Prometheus metrics",
-    responses={200: {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    dependencies=[needs("classify")],
+    responses={
+        **RESPONSES,
+        200: {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
 )
 def metrics(request: Request) -> Response:
     """Requests, jobs by status, images waiting for inference, models in memory."""

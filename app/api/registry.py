@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.api.access import needs
 from app.api.dependencies import (
     FIRST_PAGE,
     Cursor,
@@ -106,6 +107,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     status_code=status.HTTP_201_CREATED,
     response_model=VersionView,
     summary="Upload a version",
+    dependencies=[needs("submit")],
     responses=problem_responses(400, 409, 413, 422),
 )
 def upload_version(
@@ -174,6 +176,7 @@ def _import(path: FilePath, card: ModelCard | None) -> ModelCard:
     "/models/{name}/aliases/{alias}",
     response_model=AliasView,
     summary="Let an alias mean a version",
+    dependencies=[needs("admin")],
     responses=problem_responses(400, 404, 409, 415, 422, 503),
 )
 def set_alias(opened: Opened, name: ModelName, *, alias: AliasName, body: AliasBody) -> Any:
@@ -190,6 +193,7 @@ def set_alias(opened: Opened, name: ModelName, *, alias: AliasName, body: AliasB
     "/models/{name}/aliases/{alias}",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete an alias",
+    dependencies=[needs("admin")],
     responses=problem_responses(404),
 )
 def delete_alias(opened: Opened, name: ModelName, *, alias: AliasName) -> None:
@@ -202,6 +206,7 @@ def delete_alias(opened: Opened, name: ModelName, *, alias: AliasName) -> None:
     "/models/{name}/versions/{version}",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a version",
+    dependencies=[needs("admin")],
     responses=problem_responses(404, 409),
 )
 def delete_version(opened: Opened, name: ModelName, *, version: VersionNumber) -> None:
@@ -215,6 +220,7 @@ def delete_version(opened: Opened, name: ModelName, *, version: VersionNumber) -
     "/models/{name}",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a model",
+    dependencies=[needs("admin")],
     responses=problem_responses(404, 409),
 )
 def delete_model(opened: Opened, name: ModelName) -> None:

@@ -12,9 +12,11 @@ from app.records.jobs import (
     WorkerRecord,
 )
 from app.records.registry import IdempotencyKey, Model, ModelAlias, ModelVersion, StoredDataset
+from app.records.tokens import ApiToken
 
 __all__ = [
     "FINAL",
+    "ApiToken",
     "Base",
     "Checkpoint",
     "IdempotencyKey",

@@ -42,6 +42,8 @@ class Problem(BaseModel):
 
 MEANINGS = {
     400: "The body is not JSON, or not the form that the route takes.",
+    401: "A token is needed: `Authorization: Bearer clead_…`.",
+    403: "The token's scope does not allow it, or the request comes from where it may not.",
     404: "No such thing.",
     409: "The state does not allow it, or the Idempotency-Key was used with another body.",
     413: "More bytes, images or rows than are accepted.",

@@ -1,14 +1,20 @@
-"""The page at `/`: jobs and models, read from the same JSON API that clients use."""
+"""The page at `/`, read from the same JSON API that clients use, and its login."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, FastAPI, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
+
+from app import security
+from app.api import access
+from app.api.dependencies import Opened, Resources
+from app.errors import ForbiddenError, UnauthenticatedError
 
 router = APIRouter(include_in_schema=False)
 
@@ -18,7 +24,7 @@ _HEADERS = {
     # Whatever a label or a model's name may hold, no script but our own runs, and nothing is fetched from elsewhere.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -27,9 +33,55 @@ _HEADERS = {
 
 
 @router.get("/", response_class=HTMLResponse)
-def index(request: Request) -> HTMLResponse:
+def index(request: Request, opened: Opened) -> Response:
     """Jobs and models; the tables are filled by static/page.js."""
-    return _TEMPLATES.TemplateResponse(request, "index.html", {"version": version("clead")}, headers=_HEADERS)
+    user = None
+    if access.tokens_required(opened):
+        try:
+            user = _signed_in(opened, request.cookies.get(access.COOKIE, ""))
+        except (UnauthenticatedError, ForbiddenError):
+            return RedirectResponse("/login", 303, headers=_HEADERS)
+    values = {"version": version("clead"), "user": user}
+    return _TEMPLATES.TemplateResponse(request, "index.html", values, headers=_HEADERS)
+
+
+@router.get("/login", response_class=HTMLResponse)
+def login_form(request: Request) -> Response:
+    """Where a browser gives its token."""
+    return _TEMPLATES.TemplateResponse(request, "login.html", {"trouble": None}, headers=_HEADERS)
+
+
+@router.post("/login")
+def login(request: Request, opened: Opened, *, token: Annotated[str, Form(max_length=200)] = "") -> Response:
+    """Keep the token in a cookie that no script can read and no other site's request carries."""
+    access.refuse_foreign_pages(request)
+    token = token.strip()
+    try:
+        _signed_in(opened, token)
+    except (UnauthenticatedError, ForbiddenError) as error:
+        values = {"trouble": error.detail}
+        return _TEMPLATES.TemplateResponse(request, "login.html", values, status_code=401, headers=_HEADERS)
+    answer = RedirectResponse("/", 303, headers=_HEADERS)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(access.COOKIE, token, httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+@router.post("/logout")
+def logout(request: Request) -> Response:
+    """Forget the cookie; the token itself stays good until it is revoked."""
+    access.refuse_foreign_pages(request)
+    answer = RedirectResponse("/login", 303, headers=_HEADERS)
+    answer.delete_cookie(access.COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+def _signed_in(opened: Resources, token: str) -> str:
+    """The token's name; raises UnauthenticatedError, and ForbiddenError if it may not see jobs."""
+    found = access.identify(opened, token)
+    if not security.allows(found.scope, "submit"):
+        raise ForbiddenError(f"the page shows jobs, which takes a token of scope submit; this one has {found.scope}")
+    return found.name or ""
 
 
 def mount_static(app: FastAPI) -> None:

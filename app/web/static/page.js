@@ -115,6 +115,7 @@ function modelRow(model) {
 
 async function read(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" } });
+  if (response.status === 401) location.assign("/login");
   const body = await response.json();
   if (!response.ok && path !== "/readyz") throw new Error(body.detail || `status ${response.status}`);
   return body;

@@ -65,13 +65,18 @@ def worker(
 
 
 @cli.command()
-def migrate() -> None:
-    """Bring the database's schema up to date."""
-    from migrations import upgrade
+def migrate(
+    to: Annotated[str | None, typer.Option(help="a revision, older ones too; default: the newest")] = None,
+) -> None:
+    """Bring the database's schema up to date, or back: what only later versions keep is lost then."""
+    from migrations import NewerSchemaError, UnknownRevisionError, move, upgrade
 
     settings = Settings()
-    upgrade(settings)
-    console.print("the schema is up to date")
+    try:
+        upgrade(settings) if to is None else move(settings, to)
+    except (NewerSchemaError, UnknownRevisionError) as error:
+        _fail(str(error))
+    console.print("the schema is up to date" if to is None else f"the schema is at {to}")
 
 
 @cli.command()

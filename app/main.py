@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -9,15 +10,20 @@ from types import ModuleType
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import OperationalError
 
 from app import problems
 from app.api import access, catalog, datasets, documentation, events, inference, jobs, operations, pictures, registry
 from app.api.dependencies import Resources
 from app.api.requests import BodyLimit, body_limits
 from app.api.telemetry import CountRequests, Telemetry
+from app.records.session import Database
 from app.security import Scope
 from app.settings import Settings
 from app.web import pages
+from migrations import NewerSchemaError, refuse_newer
+
+log = logging.getLogger(__name__)
 
 ROUTERS: dict[ModuleType, Scope] = {
     jobs: "submit",
@@ -31,6 +37,16 @@ ROUTERS: dict[ModuleType, Scope] = {
 """With the scope that their routes take at least; a route that takes more says so itself."""
 
 
+def _refuse_newer_schema(database: Database) -> None:
+    try:
+        refuse_newer(database)
+    except NewerSchemaError as error:
+        log.critical("not starting: %s", error)
+        raise
+    except OperationalError as error:  # it may come back: /readyz says that it is missing
+        log.warning("the database does not answer yet: %s", error)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for ``settings``; without them, for those of the environment."""
     settings = settings or Settings()
@@ -39,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.resources = resources = Resources.open(settings)
+        await run_in_threadpool(_refuse_newer_schema, resources.database)
         telemetry.observe(resources)
         try:
             yield

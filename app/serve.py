@@ -24,7 +24,7 @@ from app.main import create_app
 from app.records.session import Database
 from app.services import tokens
 from app.settings import Settings
-from migrations import upgrade
+from migrations import NewerSchemaError, upgrade
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,10 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     with _exclusive(settings.home), _listen(settings.host, settings.port) as listener:
-        upgrade(settings)
+        try:
+            upgrade(settings)
+        except NewerSchemaError as error:
+            raise ServeError(str(error)) from None
         _refuse_strangers(settings, listener)
         port = listener.getsockname()[1]
         settings = settings.model_copy(update={"port": port})

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from fastapi.testclient import TestClient
+from sqlalchemy import inspect, text
 
-from app.records import Base
+from app.main import create_app
+from app.records import Base, Checkpoint, Job, JobLabel, MetricPoint, Model, ModelAlias, ModelVersion
 from app.records.session import Database
+from app.serve import ServeError, serve
 from app.settings import Settings
-from migrations import NewerSchemaError, upgrade
+from migrations import NewerSchemaError, UnknownRevisionError, move, upgrade
+from tests.conftest import new_database
 
 
 def test_the_migrated_schema_is_that_of_the_records(database: Database) -> None:
@@ -51,3 +56,73 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     with database.session() as session:
         assert session.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"
     database.close()
+
+
+@pytest.fixture(params=("sqlite", "postgres"))
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Of an empty database of each kind."""
+    if request.param == "sqlite":
+        return Settings(home=tmp_path)
+    return Settings(home=tmp_path, database_url=new_database(request.getfixturevalue("postgres_server")))
+
+
+def everything(settings: Settings) -> dict[str, list[Any]]:
+    """All rows of all tables."""
+    database = Database(settings.database_url)
+    with database.engine.connect() as connection:
+        names = sorted(set(inspect(connection).get_table_names()) - {"alembic_version"})
+        found = {name: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {name}"))] for name in names}
+    database.close()
+    return found
+
+
+def fill(settings: Settings) -> None:
+    database = Database(settings.database_url)
+    with database.writing() as session:
+        job = Job(kind="pretrain", status="running", queue="train", spec={"epochs": 3}, labels=[])
+        job.labels.append(JobLabel(key="team", value="vision"))
+        session.add(job)
+        session.add(Model(name="robust"))
+        session.flush()
+        session.add(MetricPoint(job_id=job.id, series="loss", step=1, value=0.1))
+        session.add(Checkpoint(job_id=job.id, attempt=1, step=1, sha256="0" * 64, size=1))
+        session.add(ModelVersion(name="robust", version=1, sha256="1" * 64, size=2, card={}, metrics={}, job_id=job.id))
+        session.flush()
+        session.add(ModelAlias(name="robust", alias="production", version=1))
+    database.close()
+
+
+def test_down_and_up_again_keeps_all_that_both_versions_know(settings: Settings) -> None:
+    upgrade(settings)
+    fill(settings)
+    before = everything(settings)
+    move(settings, "0001")
+    older = everything(settings)
+    assert older == {name: rows for name, rows in before.items() if name != "api_tokens"}
+    assert sum(map(len, older.values())) == 7
+    move(settings, "0002")
+    assert everything(settings) == before
+    upgrade(settings)
+    assert everything(settings) == before
+
+
+def test_a_move_to_nowhere_says_where_one_can_go(settings: Settings) -> None:
+    upgrade(settings)
+    with pytest.raises(UnknownRevisionError, match="there are 0001, 0002"):
+        move(settings, "0099")
+
+
+def test_nothing_starts_on_a_newer_schema_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(home=tmp_path, port=0)
+    upgrade(settings)
+    database = Database(settings.database_url)
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    with pytest.raises(NewerSchemaError), TestClient(create_app(settings)):
+        pass
+    assert "not starting: the database's schema is at revision 9999" in caplog.text
+    with pytest.raises(ServeError, match="revision 9999"):
+        serve(settings, on_ready=lambda url: None)

@@ -1,11 +1,12 @@
 """Evaluations of CIFAR-10 models by torchattacks, foolbox, ART, adv-lib and us, in one run.
 
-    python -m bench.attacks [cifar10.zip] [--attacks fgsm,pgd20,cw-l2,autoattack] [--runs 5]
+    python -m bench.attacks [cifar10.zip] [--only pgd20-robust,pgd20-standard,cw-l2,autoattack,fgsm,memory] [--runs 5]
 
 Trains a standard and a PGD-2-trained ResNet-18 of width 16 first (minutes, then kept in the temporary folder). The
-libraries alternate; seconds are the median over the runs. Accuracies and norms are judged by us in float32 for
+libraries alternate in rounds; seconds are the median over them. Accuracies and norms are judged by us in float32 for
 everybody, over all images: an image counts as robust if it is right before and after. Threads: OMP_NUM_THREADS.
-Writes ``bench/results/attacks.json``; its last line is ``ratios: …``, times faster than the fastest peer.
+Writes ``bench/results/attacks.json``, where what was not asked for stays as it was. The last line is ``ratios: …``,
+times faster than the fastest peer that runs the same attack; ``--only none`` prints it alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +54,8 @@ class Match:
     images: int
     ours: dict[str, Any]
     peers: Callable[[], dict[str, peers.Attack]]
-    runs: int | None = None
+    unlike: tuple[str, ...] = ()  # peers whose attack is another one: run once and shown, but no measure of speed
+    checks: bool = True  # whether to time our sanity checks, too, which add the same to every attack
 
 
 def matches() -> list[Match]:
@@ -71,8 +74,8 @@ def matches() -> list[Match]:
     return [
         Match("pgd20-robust", "robust", 500, pgd, their_pgd),
         Match("pgd20-standard", "standard", 500, pgd, their_pgd),
-        Match("cw-l2", "robust", 100, cw, their_cw),
-        Match("autoattack", "robust", 100, auto, lambda: peers.autoattack(EPS, steps=100, queries=5000), runs=1),
+        Match("cw-l2", "robust", 100, cw, their_cw, unlike=("torchattacks", "art")),
+        Match("autoattack", "robust", 100, auto, lambda: peers.autoattack(EPS, steps=100, queries=5000), checks=False),
         Match("fgsm", "robust", 500, {"name": "fgsm", "eps": EPS}, lambda: peers.fgsm(EPS)),
     ]
 
@@ -80,44 +83,54 @@ def matches() -> list[Match]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("archive", nargs="?", type=Path)
-    parser.add_argument("--attacks", default="")
+    parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     dataset = cifar10(options.archive)
     models = {name: trained(name, dataset) for name in ("standard", "robust")}
-    chosen = [match for match in matches() if not options.attacks or match.name in options.attacks.split(",")]
-    old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    tables: dict[str, Any] = old.get("tables", {})
-    for match in chosen:
+    asked = set(options.only.split(",")) if options.only else {"memory", *(match.name for match in matches())}
+    for match in matches():
+        if match.name not in asked:
+            continue
         images, labels = test_images(dataset, match.images)
-        rows = compare(match, models[match.model], images, labels, runs=match.runs or options.runs)
-        tables[match.name] = {"model": match.model, "images": match.images, "spec": match.ours, "rows": rows}
+        rows = compare(match, models[match.model], images, labels, runs=options.runs)
         show(match, rows)
-    memory = peak_memory(options.archive)
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    ratios = {name: ratio(table["rows"]) for name, table in tables.items()}
+        facts = {"model": match.model, "images": match.images, "spec": match.ours, "unlike": match.unlike}
+        keep("tables", {match.name: {**facts, "rows": rows}})
+    if "memory" in asked:
+        keep("memory", peak_memory(options.archive))
+    tables = keep("machine", {"torch": torch.__version__, "threads": torch.get_num_threads()})["tables"]
+    ratios = {match.name: ratio(match, tables[match.name]["rows"]) for match in matches() if match.name in tables}
+    keep("ratios", ratios)
+    print("ratios: " + " ".join(f"{name}={value:.1f}" for name, value in ratios.items()))
+
+
+def keep(part: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Everything in the file of results once ``found`` is in its ``part``."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[part] = {**results.get(part, {}), **found}
     RESULTS.parent.mkdir(exist_ok=True)
-    found = {**machine, "tables": tables, "memory": memory, "ratios": ratios}
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
-    names = [match.name for match in matches() if match.name in ratios]
-    print("ratios: " + " ".join(f"{name}={ratios[name]:.1f}" for name in names))
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    return results
 
 
 def compare(match: Match, model: ImageModel, images: Tensor, labels: Tensor, *, runs: int) -> list[dict[str, Any]]:
     """One row a library."""
     theirs = match.peers()
-    mine = {"clead": False} if match.runs == 1 else {"clead": False, "clead+checks": True}
+    mine = {"clead": False, "clead+checks": True} if match.checks else {"clead": False}
     seconds: dict[str, list[float]] = {name: [] for name in (*mine, *theirs)}
     rows: dict[str, dict[str, Any]] = {}
     with frozen(model):
-        for _ in range(runs):
+        for run in range(runs):
             for name, checks in mine.items():
                 began = time.perf_counter()
                 result = ours(model, images, labels, match.ours, checks=checks)
                 seconds[name].append(time.perf_counter() - began)
                 rows[name] = our_row(result, model, images)
             for name, attack in theirs.items():
+                if run and name in match.unlike:
+                    continue
                 began = time.perf_counter()
                 found = attack(model, images, labels)
                 seconds[name].append(time.perf_counter() - began)
@@ -183,10 +196,15 @@ def their_row(model: nn.Module, images: Tensor, labels: Tensor, found: Tensor) -
     }
 
 
-def ratio(rows: list[dict[str, Any]]) -> float:
-    """How many times faster than the fastest peer."""
-    fastest: float = min(row["seconds"] for row in rows if not row["library"].startswith("clead"))
-    return fastest / float(next(row["seconds"] for row in rows if row["library"] == "clead"))
+def ratio(match: Match, rows: list[dict[str, Any]]) -> float:
+    """How many times faster than the fastest peer: in each round by that round's fastest, the median over the rounds.
+
+    What runs within minutes of each other meets the same load; seconds of rounds half an hour apart do not compare.
+    """
+    runs: dict[str, list[float]] = {row["library"]: row["runs"] for row in rows}
+    peers_runs = [taken for name, taken in runs.items() if not name.startswith("clead") and name not in match.unlike]
+    rounds = zip(runs["clead"], zip(*peers_runs, strict=True), strict=True)
+    return statistics.median(min(theirs) / mine for mine, theirs in rounds)
 
 
 def show(match: Match, rows: list[dict[str, Any]]) -> None:
@@ -200,13 +218,23 @@ def show(match: Match, rows: list[dict[str, Any]]) -> None:
         )
 
 
-def peak_memory(archive: Path | None) -> dict[str, float]:
-    """MiB that PGD-2 on so many images takes at its highest, beyond data and model; each in a process of its own."""
-    found = {}
-    for count in (1_000, 3_000, 10_000):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found[str(count)] = pool.submit(memory_of, archive, count).result()
-    print("peak memory: " + ", ".join(f"{name} images {value:.0f} MiB" for name, value in found.items()))
+def peak_memory(archive: Path | None) -> dict[str, dict[str, float]]:
+    """MiB that PGD-2 on so many images takes at its highest, beyond data and model; each in a process of its own.
+
+    ``as it runs``, and with what the libraries below keep for later held small: the C library's freed memory, and
+    oneDNN's kernels, one for each layer and size of batch that it has met, up to 1,024.
+    """
+    settings: dict[str, dict[str, str]] = {
+        "as it runs": {},
+        "small caches": {"MALLOC_MMAP_THRESHOLD_": "131072", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"},
+    }
+    found: dict[str, dict[str, float]] = {}
+    for name, environment in settings.items():
+        found[name] = {}
+        for count in (1_000, 3_000, 10_000):
+            with patch.dict(os.environ, environment), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                found[name][str(count)] = pool.submit(memory_of, archive, count).result()
+        print(f"peak memory, {name}: " + ", ".join(f"{n} images {mib:.0f} MiB" for n, mib in found[name].items()))
     return found
 
 

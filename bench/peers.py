@@ -97,10 +97,22 @@ def pgd(eps: float, *, steps: int, step_size: float) -> dict[str, Attack]:
 def cw_l2(*, steps: int, searches: int, lr: float, const: float) -> dict[str, Attack]:
     """With their own early stopping left on, as it is by default.
 
-    torchattacks has no search for c, and ART searches along every step, up to ten more forward passes each: neither
-    runs the same attack, and they are left out.
+    torchattacks has no search for c: it gets c = ``const`` and as many steps in all. ART searches along every step, so
+    it takes up to ten forward passes more for each.
     """
     return {
+        "torchattacks": batched(lambda m, x, y: torchattacks.CW(m, c=const, lr=lr, steps=steps * searches)(x, y)),
+        "art": arted(
+            lambda c: evasion.CarliniL2Method(
+                c,
+                learning_rate=lr,
+                initial_const=const,
+                binary_search_steps=searches,
+                max_iter=steps,
+                batch_size=BATCH,
+                verbose=False,
+            )
+        ),
         "foolbox": foolboxed(
             foolbox.attacks.L2CarliniWagnerAttack(
                 binary_search_steps=searches, steps=steps, stepsize=lr, initial_const=const

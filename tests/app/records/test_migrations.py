@@ -112,9 +112,7 @@ def test_a_move_to_nowhere_says_where_one_can_go(settings: Settings) -> None:
         move(settings, "0099")
 
 
-def test_nothing_starts_on_a_newer_schema_and_the_log_says_why(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_neither_the_api_nor_serve_starts_on_a_newer_schema(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(home=tmp_path, port=0)
     upgrade(settings)
     database = Database(settings.database_url)

@@ -34,8 +34,17 @@ class Scope(StrEnum):
 @token_commands.command()
 def create(
     scope: Annotated[Scope, typer.Option(help="classify: infer; submit: run jobs, too; admin: everything")],
-    name: Annotated[str, typer.Option(help="whose it is, or what for")],
+    name: Annotated[str, typer.Option(help="the account: tokens of one name own the same jobs")],
     days: Annotated[float | None, typer.Option(min=0.001, max=36500, help="until it expires; default: never")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=0, help="a minute; 0: no limit [CLEAD_TOKEN_REQUESTS_PER_MINUTE]")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="unfinished; 0: no limit [CLEAD_TOKEN_UNFINISHED_JOBS]")
+    ] = None,
+    gigabytes: Annotated[
+        float | None, typer.Option(min=0, help="stored; 0: no limit [CLEAD_TOKEN_STORED_BYTES]")
+    ] = None,
 ) -> None:
     """Make a token and print it: this once, since only a hash of it is kept."""
     settings = Settings()
@@ -44,7 +53,16 @@ def create(
     lifetime = None if days is None else timedelta(days=days)
     with _database(settings) as database, database.writing() as session:
         key = security.secret_key(settings)
-        record, token = tokens.create(session, name=name.strip(), scope=scope.value, key=key, lifetime=lifetime)
+        record, token = tokens.create(
+            session,
+            name=name.strip(),
+            scope=scope.value,
+            key=key,
+            lifetime=lifetime,
+            requests_per_minute=requests,
+            unfinished_jobs=jobs,
+            stored_bytes=None if gigabytes is None else round(gigabytes * 1e9),
+        )
     Console(stderr=True).print(
         f"token {record.id} of {record.name!r}, scope {record.scope}, {_until(record.expires_at)}. "
         "It is shown this once; every request to this service needs one from now on.",

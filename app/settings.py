@@ -44,6 +44,12 @@ class Settings(BaseSettings):
 
     threads: int = Field(0, ge=0, le=1024, description="torch threads of a process; 0: all cores but one")
 
+    token_requests_per_minute: int = Field(6000, ge=0, description="of one account at one API process; 0: no limit")
+    token_unfinished_jobs: int = Field(1000, ge=0, description="queued or running jobs of one account; 0: no limit")
+    token_stored_bytes: int = Field(
+        100 * 1024 * MIB, ge=0, description="data sets, weights and checkpoints of one account; 0: no limit"
+    )
+
     upload_max_bytes: int = Field(2048 * MIB, ge=1, description="largest upload of a data set or of weights")
     image_max_bytes: int = Field(20 * MIB, ge=1, description="largest single image sent to /classify")
     image_max_pixels: int = Field(50_000_000, ge=1, description="largest width × height of an image")

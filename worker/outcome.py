@@ -91,6 +91,7 @@ def _register(
         size=artifact.size,
         card=card,
         job_id=claim.job_id,
+        account=session.get_one(Job, claim.job_id).account,
         metrics=metrics,
     )
     return version.reference

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
@@ -15,13 +15,12 @@ from app import security
 from app.api.dependencies import Opened, Resources
 from app.errors import ForbiddenError, UnauthenticatedError
 from app.schemas.problems import problem_responses
-from app.services import tokens
-from app.services.tokens import Principal
+from app.services import jobs, tokens
+from app.services.tokens import OPERATOR, Limits, Principal
 
 COOKIE = "clead_token"
-RESPONSES = problem_responses(401, 403)
+RESPONSES = problem_responses(401, 403, 429)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWNER = Principal(scope="admin")
 
 Bearer = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -32,25 +31,47 @@ Bearer = Annotated[
 def principal(request: Request, opened: Opened, bearer: Bearer = None) -> Principal:
     """Who is asking. Without any token in the database: whoever is on this machine, and nobody else.
 
-    Raises UnauthenticatedError and ForbiddenError.
+    Raises UnauthenticatedError, ForbiddenError, and OverloadedError for more requests than the account may send.
     """
+    asking = _principal(request, opened, bearer)
+    if asking.account is not None:
+        opened.rates.count(asking.account, per_minute=asking.limits.requests_per_minute)
+    return asking
+
+
+def _principal(request: Request, opened: Resources, bearer: HTTPAuthorizationCredentials | None) -> Principal:
     if bearer is not None:
         return identify(opened, bearer.credentials)
     refuse_foreign_pages(request)
     if not tokens_required(opened):
         _refuse_other_machines(request)
-        return _OWNER
+        return OPERATOR
     token = request.cookies.get(COOKIE)
     if token is None:
         raise UnauthenticatedError("send a token: Authorization: Bearer clead_…; the page at / has a login")
     return identify(opened, token)
 
 
+Asking = Annotated[Principal, Depends(principal)]
+
+
+def own_job(
+    opened: Opened, asking: Asking, job_id: Annotated[str, Path(max_length=100, description="id of a job")]
+) -> str:
+    """The id in the path, of a job that is theirs; NotFoundError for another's, as for one that is not there."""
+    with opened.database.session() as session:
+        jobs.get(session, job_id, asking=asking)
+    return job_id
+
+
+JobId = Annotated[str, Depends(own_job)]
+
+
 @cache
 def needs(scope: security.Scope) -> Any:
     """A route's dependency: the request's token allows ``scope``."""
 
-    def check(asking: Annotated[Principal, Depends(principal)]) -> None:
+    def check(asking: Asking) -> None:
         if not security.allows(asking.scope, scope):
             raise ForbiddenError(f"this takes a token of scope {scope}; this one has {asking.scope}")
 
@@ -59,8 +80,14 @@ def needs(scope: security.Scope) -> Any:
 
 def identify(opened: Resources, token: str) -> Principal:
     """Who presents ``token``; raises UnauthenticatedError."""
+    settings = opened.settings
+    defaults = Limits(
+        requests_per_minute=settings.token_requests_per_minute,
+        unfinished_jobs=settings.token_unfinished_jobs,
+        stored_bytes=settings.token_stored_bytes,
+    )
     with opened.database.session() as session:
-        found = tokens.authenticate(session, token, key=opened.token_key())
+        found = tokens.authenticate(session, token, key=opened.token_key(), defaults=defaults)
     if found.use_to_note and found.token_id is not None:
         with opened.database.writing() as session:
             tokens.note_use(session, found.token_id)
@@ -94,8 +121,20 @@ def _refuse_other_machines(connection: HTTPConnection) -> None:
         local = client is None or ip_address(client.host).is_loopback
     except ValueError:  # no address at all: a Unix socket, or a client inside this process
         local = True
-    if not local:
+    if not (local and _is_local_name(connection.headers.get("host", ""))):
         raise ForbiddenError(
-            "there is no API token yet, and without one only this machine is answered; "
+            "there is no API token yet, and without one only this machine is answered, under its own name; "
             "make one where the service runs: clead token create --name me --scope admin"
         )
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a Host header names this machine itself.
+
+    Any other name was sent on by a proxy, or is a foreign page's that now resolves to this machine (DNS rebinding).
+    """
+    name = urlsplit(f"//{host}").hostname or "localhost"
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")

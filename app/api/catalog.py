@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 
+from app.api.access import Asking
 from app.api.dependencies import Opened
 from app.errors import FieldError, InvalidSpecError, NotFoundError
 from app.schemas.catalog import (
@@ -97,6 +98,7 @@ def list_family(family: Annotated[str, Path(description="such as torchvision", m
 )
 def compare(
     opened: Opened,
+    asking: Asking,
     jobs: Annotated[str, Query(max_length=20_000, description="ids of evaluations or protocols, comma-separated")],
     *,
     format: Annotated[Format, Query(description="how the table is written")] = "json",
@@ -107,5 +109,5 @@ def compare(
         detail = f"{len(ids)} jobs are named; give 1 to {MOST_JOBS} ids, separated by commas"
         raise InvalidSpecError(detail, errors=[FieldError(pointer="/jobs", detail=detail)])
     with opened.database.session() as session:
-        rows = comparison.compare(session, ids)
+        rows = comparison.compare(session, ids, asking=asking)
     return Response(comparison.render(rows, format), media_type=_MEDIA_TYPES[format])

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, Path, Response, UploadFile, status
 from sqlalchemy.orm import Session
 
+from app.api.access import Asking
 from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, Limit, Opened
 from app.api.idempotency import once
 from app.api.requests import StrictRoute
 from app.errors import FieldError, InvalidSpecError
 from app.schemas.catalog import DatasetPage, DatasetView
 from app.schemas.problems import problem_responses
-from app.services import datasets
+from app.services import datasets, quotas
 from app.services.paging import make_cursor, read_cursor
 from models.data import DataError, UploadSummary, check_upload
 from models.specs import Name
@@ -27,10 +28,10 @@ CHUNK = 1024 * 1024
 
 
 @router.get("", response_model=DatasetPage, summary="List data sets", responses=problem_responses(422))
-def list_datasets(opened: Opened, *, limit: Limit = FIRST_PAGE, cursor: Cursor = None) -> Any:
-    """Uploads, newest first, then the built-in ones."""
+def list_datasets(opened: Opened, asking: Asking, *, limit: Limit = FIRST_PAGE, cursor: Cursor = None) -> Any:
+    """Your uploads, newest first, then the built-in ones."""
     with opened.database.session() as session:
-        found = datasets.list_datasets(session)
+        found = datasets.list_datasets(session, asking=asking)
     if cursor is not None:
         after = read_cursor(cursor)[0]
         names = [info.name for info in found]
@@ -41,10 +42,10 @@ def list_datasets(opened: Opened, *, limit: Limit = FIRST_PAGE, cursor: Cursor =
 
 
 @router.get("/{name}", response_model=DatasetView, summary="Read a data set", responses=problem_responses(404))
-def read_dataset(opened: Opened, name: Annotated[str, Path(max_length=100)]) -> Any:
+def read_dataset(opened: Opened, asking: Asking, name: Annotated[str, Path(max_length=100)]) -> Any:
     """Sizes, classes, shape, hash, channel statistics."""
     with opened.database.session() as session:
-        return DatasetView.of(datasets.find(session, name))
+        return DatasetView.of(datasets.find(session, name, asking=asking))
 
 
 @router.post(
@@ -56,6 +57,7 @@ def read_dataset(opened: Opened, name: Annotated[str, Path(max_length=100)]) -> 
 )
 def upload_dataset(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     name: Annotated[Name, Form(description="name for `dataset.name` in specs")],
@@ -77,6 +79,7 @@ def upload_dataset(
         artifact = opened.storage.put_file(path)
 
     def create(session: Session) -> dict[str, Any]:
+        quotas.admit_bytes(session, asking, size=artifact.size)
         datasets.register(
             session,
             name=name,
@@ -89,11 +92,12 @@ def upload_dataset(
             test_size=summary.test_size,
             mean=list(summary.mean),
             std=list(summary.std),
+            account=asking.account,
         )
         return DatasetView.of(datasets.find(session, name)).model_dump(mode="json")
 
     body = {"name": name, "sha256": artifact.sha256}
-    view, _ = once(opened, create, scope="POST /datasets", key=idempotency_key, body=body)
+    view, _ = once(opened, create, asking=asking, scope="POST /datasets", key=idempotency_key, body=body)
     response.headers["Location"] = f"/datasets/{name}"
     return view
 

@@ -9,6 +9,7 @@ import torch
 from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
 
+from app.api.limits import RateLimits
 from app.queue import create_celery
 from app.records.session import Database
 from app.security import secret_key
@@ -27,6 +28,7 @@ class Resources:
     storage: Storage
     celery: Celery
     engine: Engine
+    rates: RateLimits
 
     @classmethod
     def open(cls, settings: Settings) -> Resources:
@@ -39,6 +41,7 @@ class Resources:
             storage=storage,
             celery=create_celery(settings),
             engine=Engine(settings, storage),
+            rates=RateLimits(),
         )
 
     def token_key(self) -> bytes:
@@ -75,7 +78,6 @@ IdempotencyKey = Annotated[
         description="the same key with the same body answers the first response again; with another body: 409",
     ),
 ]
-JobId = Annotated[str, Path(max_length=100, description="id of a job")]
 ModelName = Annotated[str, Path(max_length=100, description="name of a model")]
 VersionNumber = Annotated[int, Path(ge=1, le=2**31 - 1, description="number of a version")]
 FIRST_PAGE = DEFAULT_LIMIT

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Header, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.api.dependencies import JobId, Opened
+from app.api.access import JobId
+from app.api.dependencies import Opened
 from app.records import FINAL
 from app.records.session import Database
 from app.schemas.problems import problem_responses

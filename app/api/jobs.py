@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response, status
 from sqlalchemy.orm import Session
 
-from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, JobId, JsonBody, Limit, Opened, Resources
+from app.api.access import Asking, JobId
+from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, JsonBody, Limit, Opened, Resources
 from app.api.idempotency import once
 from app.api.requests import StrictRoute
 from app.errors import FieldError, InvalidSpecError
@@ -28,7 +29,8 @@ from app.schemas.jobs import (
     TrainBody,
 )
 from app.schemas.problems import problem_responses
-from app.services import jobs, specs
+from app.services import jobs, quotas, specs
+from app.services.tokens import Principal
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
@@ -45,6 +47,7 @@ _SUBMITTED: dict[str, Any] = {
 @router.post("/jobs/pretrain", summary="Pretrain an encoder", **_SUBMITTED)
 def pretrain(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     body: Annotated[PretrainBody, Body(examples=[examples.PRETRAIN])],
@@ -52,12 +55,13 @@ def pretrain(
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """Pretraining without labels. `GET /methods` lists the methods and their parameters."""
-    return _submit(opened, response, kind="pretrain", path="/jobs/pretrain", body=raw, key=idempotency_key)
+    return _submit(opened, asking, response, kind="pretrain", path="/jobs/pretrain", body=raw, key=idempotency_key)
 
 
 @router.post("/jobs/probe", summary="Put a linear classifier on an encoder", **_SUBMITTED)
 def probe(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     body: Annotated[ProbeBody, Body(examples=[examples.PROBE])],
@@ -65,12 +69,13 @@ def probe(
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """The backbone's weights and normalization statistics stay bit for bit those of the input."""
-    return _submit(opened, response, kind="probe", path="/jobs/probe", body=raw, key=idempotency_key)
+    return _submit(opened, asking, response, kind="probe", path="/jobs/probe", body=raw, key=idempotency_key)
 
 
 @router.post("/jobs/train", summary="Train a classifier", **_SUBMITTED)
 def train(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     body: Annotated[TrainBody, Body(examples=[examples.TRAIN])],
@@ -78,12 +83,13 @@ def train(
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """Supervised training, plain or adversarial. `GET /methods` lists the methods and their parameters."""
-    return _submit(opened, response, kind="train", path="/jobs/train", body=raw, key=idempotency_key)
+    return _submit(opened, asking, response, kind="train", path="/jobs/train", body=raw, key=idempotency_key)
 
 
 @router.post("/jobs/protocol", summary="Train, probe, attack and compare in one call", **_SUBMITTED)
 def protocol(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     body: Annotated[ProtocolBody, Body(examples=[examples.PROTOCOL])],
@@ -91,12 +97,13 @@ def protocol(
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """A parent job whose children do the work; its result is the comparison."""
-    return _submit(opened, response, kind="protocol", path="/jobs/protocol", body=raw, key=idempotency_key)
+    return _submit(opened, asking, response, kind="protocol", path="/jobs/protocol", body=raw, key=idempotency_key)
 
 
 @router.post("/evaluate", summary="Attack a classifier", **_SUBMITTED)
 def evaluate(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     body: Annotated[EvaluateBody, Body(examples=[examples.EVALUATE])],
@@ -104,12 +111,13 @@ def evaluate(
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """Clean and robust accuracy with intervals. `GET /attacks` lists the attacks and their parameters."""
-    return _submit(opened, response, kind="evaluate", path="/evaluate", body=raw, key=idempotency_key)
+    return _submit(opened, asking, response, kind="evaluate", path="/evaluate", body=raw, key=idempotency_key)
 
 
 @router.post("/evaluate/corruptions", summary="Corrupt the images of a classifier", **_SUBMITTED)
 def evaluate_corruptions(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     body: Annotated[CorruptionsBody, Body(examples=[examples.CORRUPTIONS])],
@@ -117,12 +125,15 @@ def evaluate_corruptions(
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """Accuracy under noise, blur, weather and digital artifacts at five strengths. `GET /corruptions` lists them."""
-    return _submit(opened, response, kind="corruptions", path="/evaluate/corruptions", body=raw, key=idempotency_key)
+    return _submit(
+        opened, asking, response, kind="corruptions", path="/evaluate/corruptions", body=raw, key=idempotency_key
+    )
 
 
 @router.get("/jobs", response_model=JobPage, summary="List jobs", responses=problem_responses(422))
 def list_jobs(
     opened: Opened,
+    asking: Asking,
     *,
     kind: JobKind | None = None,
     status: JobStatus | None = None,
@@ -130,10 +141,16 @@ def list_jobs(
     limit: Limit = FIRST_PAGE,
     cursor: Cursor = None,
 ) -> Any:
-    """Newest first; every filter that is given must match. Parts of an evaluation are listed by their `kind` alone."""
+    """Your own that match every filter given, newest first. Parts of an evaluation are listed by `kind` alone."""
     with opened.database.session() as session:
         page = jobs.list_jobs(
-            session, kind=kind, status=status, label=_parse_labels(label or []), limit=limit, cursor=cursor
+            session,
+            asking=asking,
+            kind=kind,
+            status=status,
+            label=_parse_labels(label or []),
+            limit=limit,
+            cursor=cursor,
         )
         return {"items": jobs.job_views(session, page.items), "next_cursor": page.next_cursor}
 
@@ -193,9 +210,10 @@ def cancel(opened: Opened, job_id: JobId) -> Any:
     summary="Resume a job",
     responses=problem_responses(404, 409),
 )
-def resume(opened: Opened, job_id: JobId) -> Any:
+def resume(opened: Opened, asking: Asking, job_id: JobId) -> Any:
     """A failed or cancelled job goes on from its last checkpoint."""
     with opened.database.writing() as session:
+        quotas.admit_job(session, asking)
         job = jobs.resume(session, job_id)
         view = jobs.job_view(session, job)
         waiting = _waiting(session, job)
@@ -204,17 +222,25 @@ def resume(opened: Opened, job_id: JobId) -> Any:
 
 
 def _submit(
-    opened: Resources, response: Response, *, kind: JobKind, path: str, body: dict[str, Any], key: str | None
+    opened: Resources,
+    asking: Principal,
+    response: Response,
+    *,
+    kind: JobKind,
+    path: str,
+    body: dict[str, Any],
+    key: str | None,
 ) -> dict[str, Any]:
     waiting: list[tuple[str, str]] = []
 
     def create(session: Session) -> dict[str, Any]:
-        spec, register_as, labels = specs.validate(session, kind=kind, body=body)
-        job = jobs.submit(session, kind=kind, spec=spec, labels=labels, register_as=register_as)
+        spec, register_as, labels = specs.validate(session, kind=kind, body=body, asking=asking)
+        quotas.admit_job(session, asking)
+        job = jobs.submit(session, kind=kind, spec=spec, labels=labels, register_as=register_as, account=asking.account)
         waiting.extend(_waiting(session, job))
         return jobs.job_view(session, job)
 
-    view, replayed = once(opened, create, scope=f"POST {path}", key=key, body=body)
+    view, replayed = once(opened, create, asking=asking, scope=f"POST {path}", key=key, body=body)
     if not replayed:
         _publish(opened, waiting)
     response.headers["Location"] = f"/jobs/{view['id']}"

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Response
 
-from app.api.dependencies import JobId, Opened, Resources
+from app.api.access import JobId
+from app.api.dependencies import Opened, Resources
 from app.errors import NotFoundError
 from app.schemas.problems import problem_responses
 from app.services import jobs

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.api.access import needs
+from app.api.access import Asking, needs
 from app.api.dependencies import (
     FIRST_PAGE,
     Cursor,
@@ -26,11 +26,11 @@ from app.api.dependencies import (
 )
 from app.api.idempotency import once
 from app.api.requests import StrictRoute, parse_json
-from app.errors import FieldError, InvalidSpecError
+from app.errors import FieldError, ForbiddenError, InvalidSpecError
 from app.schemas.catalog import AliasBody, AliasView, ModelPage, ModelView, VersionView
 from app.schemas.locations import pointer
 from app.schemas.problems import problem_responses
-from app.services import models
+from app.services import models, quotas
 from models.checkpoints import CardError, CheckpointError, import_model, save_model
 from models.specs import ModelCard, Name
 
@@ -112,6 +112,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 )
 def upload_version(
     opened: Opened,
+    asking: Asking,
     response: Response,
     *,
     name: Annotated[Name, Path(description="the model; made if it is new")],
@@ -135,13 +136,21 @@ def upload_version(
         artifact = opened.storage.put_file(path)
 
     def create(session: Session) -> dict[str, Any]:
+        if not models.reserve(session, name, asking=asking):
+            raise ForbiddenError(f"the model {name!r} belongs to others; give another name")
+        quotas.admit_bytes(session, asking, size=artifact.size)
         version = models.register_version(
-            session, name=name, sha256=artifact.sha256, size=artifact.size, card=checked.model_dump(mode="json")
+            session,
+            name=name,
+            sha256=artifact.sha256,
+            size=artifact.size,
+            card=checked.model_dump(mode="json"),
+            account=asking.account,
         )
         return VersionView.of(version, models.list_aliases(session, name)).model_dump(mode="json")
 
     body = {"sha256": artifact.sha256, "card": checked.model_dump(mode="json")}
-    view, _ = once(opened, create, scope=f"POST /models/{name}/versions", key=idempotency_key, body=body)
+    view, _ = once(opened, create, asking=asking, scope=f"POST /models/{name}/versions", key=idempotency_key, body=body)
     response.headers["Location"] = f"/models/{name}/versions/{view['version']}"
     return view
 

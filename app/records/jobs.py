@@ -34,6 +34,8 @@ class Job(Base):
     """Queue that workers take it from; null for a job whose children do the work: it is advanced and never claimed."""
     spec: Mapped[dict[str, Any]]
     register_as: Mapped[str | None] = mapped_column(String(100))
+    account: Mapped[str | None] = mapped_column(String(100), index=True)
+    """Whose it is: the name of the token that submitted it; null where no token was asked for."""
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     progress: Mapped[dict[str, Any] | None]

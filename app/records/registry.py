@@ -18,6 +18,8 @@ class Model(Base):
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     next_version: Mapped[int] = mapped_column(default=1)
+    account: Mapped[str | None] = mapped_column(String(100), index=True)
+    """Who may add versions, beside administrators: the account that registered the first one."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -72,6 +74,8 @@ class StoredDataset(Base):
     test_size: Mapped[int]
     mean: Mapped[list[Any]]
     std: Mapped[list[Any]]
+    account: Mapped[str | None] = mapped_column(String(100), index=True)
+    """Who sees it, beside administrators: the account that uploaded it."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -81,7 +85,7 @@ class IdempotencyKey(Base):
     __tablename__ = "idempotency_keys"
 
     scope: Mapped[str] = mapped_column(String(300), primary_key=True)
-    """Method and path of the request."""
+    """Method and path of the request, and the account that sent it."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     response: Mapped[dict[str, Any]]

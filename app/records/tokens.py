@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, String
+from sqlalchemy import BigInteger, CheckConstraint, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.records.base import Base, new_id, utc_now
@@ -18,11 +18,16 @@ class ApiToken(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(100))
+    """The account that it opens: tokens of one name own the same jobs, so that one can replace another."""
     scope: Mapped[str] = mapped_column(String(16))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     """HMAC-SHA256 of the token under the service's secret key, in hexadecimal digits."""
     hint: Mapped[str] = mapped_column(String(20))
     """The token's first characters, by which its owner tells it from others."""
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    unfinished_jobs: Mapped[int | None] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Limits of its own, 0 for none; null: the service's."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

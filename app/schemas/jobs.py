@@ -143,6 +143,7 @@ class JobView(BaseModel):
     parent: str | None = Field(None, description="the protocol or evaluation that this one is a step of")
     step: str | None = Field(None, description="which step of its parent it is")
     children: list[str] = Field([], description="the steps so far of a protocol, the shards of a large evaluation")
+    account: str | None = Field(None, description="name of the token that submitted it; null: none was asked for")
     labels: dict[str, str] = Field({}, description="the client's own key: value pairs")
     created_at: str = Field(description="ISO 8601, UTC")
     started_at: str | None = Field(None, description="when a worker first began it; ISO 8601, UTC")

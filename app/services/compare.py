@@ -14,19 +14,20 @@ from app.errors import ConflictError, NotFoundError
 from app.records import Job, ModelVersion
 from app.services import models
 from app.services.plan import Step
+from app.services.tokens import OPERATOR, Principal
 
 BASE_METHOD = "standard"
 COLUMNS = ("model", "method", "dataset", "images", "clean", "attack", "eps", "before", "after")
 
 
-def compare(session: Session, job_ids: Sequence[str]) -> list[dict[str, Any]]:
+def compare(session: Session, job_ids: Sequence[str], *, asking: Principal = OPERATOR) -> list[dict[str, Any]]:
     """Rows for finished evaluations (a protocol job stands for its own), in the order of ``job_ids``.
 
     ``after`` is the model's robust accuracy; ``before`` that of the undefended model (trained by ``standard``) among
     these jobs under the same attack on the same images, null if there is none or if the row is its own.
     Raises NotFoundError, ConflictError for a job that has no evaluation to show.
     """
-    rows = [row for job in _evaluations(session, job_ids) for row in _rows_of(session, job)]
+    rows = [row for job in _evaluations(session, job_ids, asking=asking) for row in _rows_of(session, job)]
     bases = {_key(row): row for row in rows if row["method"] == BASE_METHOD}
     for row in rows:
         base = bases.get(_key(row))
@@ -35,11 +36,11 @@ def compare(session: Session, job_ids: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _evaluations(session: Session, job_ids: Sequence[str]) -> Iterable[Job]:
+def _evaluations(session: Session, job_ids: Sequence[str], *, asking: Principal) -> Iterable[Job]:
     seen: set[str] = set()
     for job_id in job_ids:
         job = session.get(Job, job_id)
-        if job is None:
+        if job is None or not asking.owns(job.account):
             raise NotFoundError(f"there is no job {job_id!r}")
         if job.status != "succeeded" or job.result is None or job.kind not in ("evaluate", "protocol"):
             raise ConflictError(

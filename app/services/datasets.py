@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, NotFoundError
 from app.records import StoredDataset
+from app.services.tokens import OPERATOR, Principal
 from models.data.spec import DATASETS
 
 
@@ -42,16 +43,19 @@ def register(
     test_size: int,
     mean: list[float],
     std: list[float],
+    account: str | None = None,
 ) -> StoredDataset:
     """Writing. Record a checked upload that lies in the storage under ``sha256``.
 
-    The same name with the same bytes answers the record that is there; other bytes, or the name of a built-in data
-    set: ConflictError.
+    The same name with the same bytes answers the record that is there; other bytes, another account's name, or that of
+    a built-in data set: ConflictError.
     """
     if name in DATASETS:
         raise ConflictError(f"{name!r} is a built-in data set; give another name")
     found = session.get(StoredDataset, name)
     if found is not None:
+        if found.account != account:
+            raise ConflictError(f"the name {name!r} is taken; give another name")
         if found.sha256 != sha256:
             raise ConflictError(f"data set {name!r} exists with other contents; give another name")
         return found
@@ -64,6 +68,7 @@ def register(
         train_size=train_size,
         test_size=test_size,
         std=list(std),
+        account=account,
         **values,
     )
     session.add(record)
@@ -71,13 +76,14 @@ def register(
     return record
 
 
-def find(session: Session, name: str) -> DatasetInfo:
-    """The data set called ``name``; NotFoundError lists what there is."""
+def find(session: Session, name: str, *, asking: Principal = OPERATOR) -> DatasetInfo:
+    """The data set called ``name``; NotFoundError, also for another account's, lists what there is."""
     if name in DATASETS:
         return _builtin(name)
     record = session.get(StoredDataset, name)
-    if record is None:
-        known = [*DATASETS, *session.scalars(select(StoredDataset.name).order_by(StoredDataset.name).limit(50))]
+    if record is None or not asking.owns(record.account):
+        names = _theirs(select(StoredDataset.name), asking).order_by(StoredDataset.name).limit(50)
+        known = [*DATASETS, *session.scalars(names)]
         raise NotFoundError(f"there is no data set {name!r}; known: {', '.join(known)}")
     return _uploaded(record)
 
@@ -87,9 +93,14 @@ def stored(session: Session, name: str) -> StoredDataset | None:
     return session.get(StoredDataset, name)
 
 
-def list_datasets(session: Session) -> list[DatasetInfo]:
-    """Uploads, newest first, then the built-in ones by name."""
-    uploads = session.scalars(select(StoredDataset).order_by(StoredDataset.created_at.desc(), StoredDataset.name))
+def _theirs(query: Select[Any], asking: Principal) -> Select[Any]:
+    return query if asking.owns(None) else query.where(StoredDataset.account == asking.account)
+
+
+def list_datasets(session: Session, *, asking: Principal = OPERATOR) -> list[DatasetInfo]:
+    """Their uploads, newest first, then the built-in ones by name."""
+    query = select(StoredDataset).order_by(StoredDataset.created_at.desc(), StoredDataset.name)
+    uploads = session.scalars(_theirs(query, asking))
     return [*(_uploaded(record) for record in uploads), *(_builtin(name) for name in DATASETS)]
 
 

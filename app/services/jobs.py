@@ -12,6 +12,7 @@ from app.errors import ConflictError, NotFoundError
 from app.records import FINAL, Job, JobLabel
 from app.services import parents, views
 from app.services.paging import DEFAULT_LIMIT, Page, make_cursor, read_cursor, take_limit
+from app.services.tokens import OPERATOR, Principal
 
 PARTS = ("shard", "merge")
 """Kinds of job that an evaluation cuts itself into; no client posts them."""
@@ -24,6 +25,7 @@ def submit(
     spec: dict[str, Any],
     labels: Mapping[str, str] | None = None,
     register_as: str | None = None,
+    account: str | None = None,
     parent_id: str | None = None,
     step_key: str | None = None,
 ) -> Job:
@@ -38,15 +40,16 @@ def submit(
         spec=spec,
         labels=labels,
         register_as=register_as,
+        account=account,
         parent_id=parent_id,
         step_key=step_key,
     )
 
 
-def get(session: Session, job_id: str) -> Job:
-    """The job; NotFoundError."""
+def get(session: Session, job_id: str, *, asking: Principal = OPERATOR) -> Job:
+    """The job; NotFoundError, also for one that is not theirs."""
     job = session.get(Job, job_id)
-    if job is None:
+    if job is None or not asking.owns(job.account):
         raise NotFoundError(f"there is no job {job_id!r}")
     return job
 
@@ -54,18 +57,21 @@ def get(session: Session, job_id: str) -> Job:
 def list_jobs(
     session: Session,
     *,
+    asking: Principal = OPERATOR,
     kind: str | None = None,
     status: str | None = None,
     label: Mapping[str, str] | None = None,
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[Job]:
-    """Jobs, newest first, that match every given filter; ``label`` holds pairs that must all be there.
+    """Jobs that are theirs, newest first, that match every given filter; ``label`` holds pairs that must all be there.
 
     The parts of an evaluation are left out unless their kind is asked for.
     """
     query = select(Job).order_by(Job.id.desc()).limit(take_limit(limit) + 1)
     query = query.where(Job.kind.not_in(PARTS) if kind is None else Job.kind == kind)
+    if not asking.owns(None):
+        query = query.where(Job.account == asking.account)
     if status is not None:
         query = query.where(Job.status == status)
     for key, value in (label or {}).items():

@@ -10,8 +10,10 @@ from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, NotFoundError
-from app.records import Job, Model, ModelAlias, ModelVersion
+from app.records import Job, Model, ModelAlias, ModelVersion, utc_now
+from app.records.upsert import insert
 from app.services.paging import DEFAULT_LIMIT, Page, make_cursor, read_cursor, take_limit
+from app.services.tokens import Principal
 
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@[0-9]+")
 
@@ -24,12 +26,13 @@ def register_version(
     size: int,
     card: Mapping[str, Any],
     job_id: str | None = None,
+    account: str | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
-    """Writing. Add the next version of ``name`` (made if new) for weights that lie in the storage."""
+    """Writing. Add the next version of ``name`` (made if new, for ``account``) for weights that lie in the storage."""
     model = session.get(Model, name, with_for_update=True)
     if model is None:
-        model = Model(name=name, next_version=1)
+        model = Model(name=name, next_version=1, account=account)
         session.add(model)
     version = ModelVersion(
         name=name,
@@ -45,6 +48,16 @@ def register_version(
     session.add(version)
     session.flush()
     return version
+
+
+def reserve(session: Session, name: str, *, asking: Principal) -> bool:
+    """Writing. Whether ``asking`` may add versions to ``name``; a new name is theirs from now on.
+
+    So two accounts whose jobs both want a new name do not meet in it when the jobs end.
+    """
+    new = insert(session, Model).values(name=name, next_version=1, account=asking.account, created_at=utc_now())
+    session.execute(new.on_conflict_do_nothing())
+    return asking.owns(session.get_one(Model, name, populate_existing=True).account)
 
 
 def resolve(session: Session, reference: str) -> ModelVersion:

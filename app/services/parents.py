@@ -31,6 +31,7 @@ def start(
     spec: Mapping[str, Any],
     labels: Mapping[str, str] | None = None,
     register_as: str | None = None,
+    account: str | None = None,
     parent_id: str | None = None,
     step_key: str | None = None,
 ) -> Job:
@@ -43,6 +44,7 @@ def start(
         spec=spec,
         labels=labels,
         register_as=register_as,
+        account=account,
         parent_id=parent_id,
         step_key=step_key,
     )
@@ -126,6 +128,7 @@ def _add_ready(session: Session, parent: Job, below: Mapping[str, Job]) -> list[
             spec=spec,
             labels=labels,
             register_as=register_as,
+            account=parent.account,
             parent_id=parent.id,
             step_key=step.key,
         )

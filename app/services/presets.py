@@ -27,6 +27,7 @@ _PLAIN_PROBE: dict[str, Any] = {
 
 TINY_SIDE = 8
 GREY_SIDE = 28
+PREFIX_LENGTH = 60
 NO_AUGMENTATION = {"crop_padding": 0, "flip": False}
 """For probes that must be quick: the features of an image that never changes are computed once."""
 
@@ -46,7 +47,9 @@ class ProtocolParams(Spec):
         None, min_length=1, max_length=32, description="attacks of the evaluations; null: FGSM, PGD-20 and CW-Linf-20"
     )
     register_prefix: Name | None = Field(
-        None, max_length=60, description="models are registered as <prefix>-<method>; null: the data set's name"
+        None,
+        max_length=PREFIX_LENGTH,
+        description="models are registered as <prefix>-<method>; null: the data set's name",
     )
     seed: Seed = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -11,6 +12,7 @@ from app.records import Job
 from app.services import compare, datasets, plan, specs
 from app.services.parent_kind import ChildState, Finished, ParentKind, Resolved, Step
 from app.services.presets import ProtocolParams
+from app.services.tokens import OPERATOR
 
 
 def _plan(session: Session, parent: Job) -> list[plan.Step]:
@@ -22,7 +24,9 @@ def _steps(session: Session, parent: Job) -> list[Step]:
     def child(step: plan.Step) -> Step:
         def resolve(session: Session, finished: Finished) -> Resolved:
             references = {key: str(job.result["model"]) for key, job in finished.items() if job.result}
-            spec, register_as, _ = specs.validate(session, kind=step.kind, body=step.body(references))
+            spec, register_as, _ = specs.validate(
+                session, kind=step.kind, body=step.body(references), asking=replace(OPERATOR, account=parent.account)
+            )
             return Resolved(spec, register_as)
 
         return Step(step.key, step.kind, () if step.needs is None else (step.needs,), resolve)

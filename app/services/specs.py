@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session
 
 from app.errors import FieldError, InvalidSpecError, NotFoundError
 from app.records import ModelVersion
-from app.services import datasets, models
+from app.services import datasets, models, names
 from app.services.datasets import DatasetInfo
-from app.services.plan import steps
-from app.services.presets import ProtocolParams, training_size
+from app.services.plan import Step, steps
+from app.services.presets import PREFIX_LENGTH, ProtocolParams, training_size
+from app.services.tokens import OPERATOR, Principal
 from models.backbones.spec import complete
 from models.corruption_spec import CorruptionParams
 from models.corruptions.spec import SMALLEST_SIDE
@@ -49,9 +50,11 @@ class _Extras(Spec):
 
 
 def validate(
-    session: Session, *, kind: str, body: Mapping[str, Any]
+    session: Session, *, kind: str, body: Mapping[str, Any], asking: Principal = OPERATOR
 ) -> tuple[dict[str, Any], str | None, dict[str, str]]:
-    """The resolved spec, the name to register the result under (None: it makes no model), and the labels.
+    """Writing. The resolved spec, the name to register the result under (None: it makes no model), and the labels.
+
+    A new name is reserved for who is asking.
 
     Raises InvalidSpecError with a pointer for each wrong field.
     """
@@ -63,16 +66,18 @@ def validate(
     )
     assert isinstance(extras, _Extras)
     if isinstance(params, ProtocolParams):
-        return _protocol(session, params, body), None, dict(extras.labels)
+        return _protocol(session, params, body, asking=asking), None, dict(extras.labels)
     spec = params.model_dump(mode="json")
     errors: list[FieldError] = []
     versions = _resolve(session, params, spec=spec, errors=errors)
-    data = _dataset(session, params, errors=errors)
+    data = _dataset(session, params, asking=asking, errors=errors)
     if data is not None:
         errors += _misfits(params, data, versions)
     if errors:
         raise _refusal(errors)
-    return spec, _register_as(extras.register_as, params, versions), dict(extras.labels)
+    default = _default_name(params, versions)
+    name = default and names.take(session, extras.register_as, default=default, asking=asking, field="/register_as")
+    return spec, name, dict(extras.labels)
 
 
 def _params_class(kind: str, body: Mapping[str, Any]) -> type[BaseModel]:
@@ -153,10 +158,10 @@ def _pin(spec: Any, path: str, reference: str) -> None:
         spec[key] = reference
 
 
-def _dataset(session: Session, params: BaseModel, *, errors: list[FieldError]) -> DatasetInfo | None:
+def _dataset(session: Session, params: BaseModel, *, asking: Principal, errors: list[FieldError]) -> DatasetInfo | None:
     chosen: TrainingData = params.dataset  # type: ignore[attr-defined]  # every kind of job names its data
     try:
-        data = datasets.find(session, chosen.name)
+        data = datasets.find(session, chosen.name, asking=asking)
     except NotFoundError as error:
         errors.append({"pointer": "/dataset/name", "detail": error.detail})
         return None
@@ -228,7 +233,9 @@ def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVers
         yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
 
 
-def _protocol(session: Session, params: ProtocolParams, body: Mapping[str, Any]) -> dict[str, Any]:
+def _protocol(
+    session: Session, params: ProtocolParams, body: Mapping[str, Any], *, asking: Principal
+) -> dict[str, Any]:
     """Check the whole plan: the data, the methods, and every child's fields (their models do not exist yet)."""
     errors: list[FieldError] = []
     for index, method in enumerate(params.methods):
@@ -237,7 +244,7 @@ def _protocol(session: Session, params: ProtocolParams, body: Mapping[str, Any])
             errors.append({"pointer": f"/methods/{index}", "detail": detail})
         elif params.methods.index(method) < index:
             errors.append({"pointer": f"/methods/{index}", "detail": f"{method!r} is listed twice"})
-    data = _dataset(session, params, errors=errors)
+    data = _dataset(session, params, asking=asking, errors=errors)
     if data is not None and data.test_size == 0:
         errors.append({"pointer": "/dataset/name", "detail": f"{data.name} has no test images to attack"})
     if errors or data is None:
@@ -247,21 +254,33 @@ def _protocol(session: Session, params: ProtocolParams, body: Mapping[str, Any])
     errors += _misfits(params, data, versions)
     if errors:
         raise _refusal(errors)
-    for step in steps(params, data):
+
+    def bodies(prefix: str) -> list[tuple[Step, dict[str, Any]]]:
+        plan = steps(params.model_copy(update={"register_prefix": prefix}), data)
+        return [(step, step.body({} if step.needs is None else {step.needs: "model@1"})) for step in plan]
+
+    prefix = names.take(
+        session,
+        params.register_prefix,
+        default=data.name,
+        asking=asking,
+        field="/register_prefix",
+        names=lambda prefix: [given["register_as"] for _, given in bodies(prefix) if "register_as" in given],
+        longest=PREFIX_LENGTH,
+    )
+    for step, given in bodies(prefix):
         if step.needs is None:
-            validate(session, kind=step.kind, body=step.body({}))
+            validate(session, kind=step.kind, body=given, asking=asking)
         else:
-            child = {k: v for k, v in step.body({step.needs: "model@1"}).items() if k not in ("register_as", "labels")}
+            child = {k: v for k, v in given.items() if k not in ("register_as", "labels")}
             _parse((_params_class(step.kind, child), child), body=body)
-    return {**spec, "register_prefix": params.register_prefix or data.name}
+    return {**spec, "register_prefix": prefix}
 
 
-def _register_as(given: str | None, params: BaseModel, versions: Mapping[str, ModelVersion]) -> str | None:
-    """The name to register under: the one given, or one made from what the job does."""
+def _default_name(params: BaseModel, versions: Mapping[str, ModelVersion]) -> str | None:
+    """The name of the model, made from what the job does; None: it makes none."""
     if isinstance(params, EvaluationParams | CorruptionParams):
         return None
-    if given is not None:
-        return given
     if isinstance(params, TrainingParams):
-        return f"{params.method}-{params.backbone.name.replace('/', '-')}-{params.dataset.name}"[:100]
-    return f"{versions['model'].name}-linear"[:100]
+        return f"{params.method}-{params.backbone.name.replace('/', '-')}-{params.dataset.name}"
+    return f"{versions['model'].name}-linear"

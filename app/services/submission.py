@@ -24,6 +24,7 @@ def add_job(
     spec: Mapping[str, Any],
     labels: Mapping[str, str] | None = None,
     register_as: str | None = None,
+    account: str | None = None,
     parent_id: str | None = None,
     step_key: str | None = None,
 ) -> Job:
@@ -34,6 +35,7 @@ def add_job(
         queue=queue,
         spec=dict(spec),
         register_as=register_as,
+        account=account,
         parent_id=parent_id,
         step_key=step_key,
         labels=[JobLabel(key=key, value=value) for key, value in (labels or {}).items()],

@@ -19,25 +19,54 @@ _REFUSED = "this token is not known here, was revoked or has expired"  # which o
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one account may use; 0: as much as there is."""
+
+    requests_per_minute: int = 0
+    unfinished_jobs: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Principal:
-    """Who is asking. ``token_id`` and ``name`` are None where no tokens are asked for."""
+    """Who is asking. ``account`` is the token's name; None where no tokens are asked for."""
 
     scope: str
+    account: str | None = None
     token_id: str | None = None
-    name: str | None = None
+    limits: Limits = Limits()
     use_to_note: bool = False
+
+    def owns(self, account: str | None) -> bool:
+        """Whether what belongs to ``account`` is theirs to see and to change: an administrator's is everything."""
+        return self.scope == "admin" or (account is not None and account == self.account)
+
+
+OPERATOR = Principal(scope="admin")
+"""Whoever runs the service: the worker, the command line, and this machine as long as there is no token."""
 
 
 def create(
-    session: Session, *, name: str, scope: security.Scope, key: bytes, lifetime: timedelta | None = None
+    session: Session,
+    *,
+    name: str,
+    scope: security.Scope,
+    key: bytes,
+    lifetime: timedelta | None = None,
+    requests_per_minute: int | None = None,
+    unfinished_jobs: int | None = None,
+    stored_bytes: int | None = None,
 ) -> tuple[ApiToken, str]:
-    """Writing. The record and the token itself, which is known at this moment alone."""
+    """Writing. The record and the token itself, which is known at this moment alone. A limit left None: the default."""
     token, now = security.new_token(), utc_now()
     record = ApiToken(
         name=name,
         scope=scope,
         digest=security.digest(token, key),
         hint=token[: security.HINT_LENGTH],
+        requests_per_minute=requests_per_minute,
+        unfinished_jobs=unfinished_jobs,
+        stored_bytes=stored_bytes,
         created_at=now,
         expires_at=None if lifetime is None else now + lifetime,
     )
@@ -65,8 +94,8 @@ def required(session: Session) -> bool:
     return bool(session.scalar(select(exists().where(ApiToken.id.is_not(None)))))
 
 
-def authenticate(session: Session, token: str, *, key: bytes) -> Principal:
-    """Who presents ``token``; reads alone. Raises UnauthenticatedError."""
+def authenticate(session: Session, token: str, *, key: bytes, defaults: Limits) -> Principal:
+    """Who presents ``token``, with its own limits before the ``defaults``; reads alone. Raises UnauthenticatedError."""
     record = None
     if security.is_well_formed(token):
         digest = security.digest(token, key)
@@ -77,7 +106,18 @@ def authenticate(session: Session, token: str, *, key: bytes) -> Principal:
     if record is None or record.revoked_at is not None or (record.expires_at is not None and record.expires_at <= now):
         raise UnauthenticatedError(_REFUSED)
     due = record.used_at is None or now - record.used_at >= _USE_NOTED_EVERY
-    return Principal(scope=record.scope, token_id=record.id, name=record.name, use_to_note=due)
+    return Principal(
+        scope=record.scope,
+        account=record.name,
+        token_id=record.id,
+        limits=_limits(record, defaults),
+        use_to_note=due,
+    )
+
+
+def _limits(record: ApiToken, defaults: Limits) -> Limits:
+    own = {name: getattr(record, name) for name in Limits.__dataclass_fields__}
+    return Limits(**{name: getattr(defaults, name) if value is None else value for name, value in own.items()})
 
 
 def note_use(session: Session, token_id: str) -> None:

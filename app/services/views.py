@@ -54,6 +54,7 @@ def _view(job: Job, children: list[str], progress: dict[str, Any] | None) -> dic
         "parent": job.parent_id,
         "step": job.step_key,
         "children": children,
+        "account": job.account,
         "labels": {label.key: label.value for label in job.labels},
         "created_at": timestamp(job.created_at),
         "started_at": timestamp(job.started_at),

@@ -81,7 +81,7 @@ def _signed_in(opened: Resources, token: str) -> str:
     found = access.identify(opened, token)
     if not security.allows(found.scope, "submit"):
         raise ForbiddenError(f"the page shows jobs, which takes a token of scope submit; this one has {found.scope}")
-    return found.name or ""
+    return found.account or ""
 
 
 def mount_static(app: FastAPI) -> None:

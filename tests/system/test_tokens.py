@@ -80,6 +80,43 @@ def test_a_token_is_made_used_listed_and_revoked_while_the_service_runs(tmp_path
     assert token not in (tmp_path / "serve.log").read_text()
 
 
+def test_a_job_and_its_model_belong_to_the_account_that_submitted_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    body = {
+        "method": "standard",
+        "backbone": {"width": 4, "blocks": [1]},
+        "dataset": {"name": "digits", "subset": 64},
+        "batch_size": 64,
+        "epochs": 1,
+        "register_as": "mine",
+    }
+    with serving(home) as (_, client):
+        ann, bob = (
+            {"Authorization": f"Bearer {created(home, '--scope', 'submit', '--name', name)[1]}"}
+            for name in ("ann", "bob")
+        )
+        job_id = client.post("/jobs/train", json=body, headers=ann).raise_for_status().json()["id"]
+        wait_for(
+            lambda: client.get(f"/jobs/{job_id}", headers=ann).json()["status"] == "succeeded",
+            seconds=120,
+            what="the end of the job",
+        )
+        assert client.get("/models/mine", headers=bob).json()["versions"][0]["job"] == job_id
+        for headers, found, submitted in ((ann, 200, 202), (bob, 404, 422)):
+            assert client.get(f"/jobs/{job_id}", headers=headers).status_code == found
+            assert client.post("/jobs/train", json=body, headers=headers).status_code == submitted
+
+
+def test_limits_of_a_token_are_given_when_it_is_made(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    _, token = created(
+        home, "--scope", "submit", "--name", "ann", "--requests", "1", "--jobs", "2", "--gigabytes", "0.5"
+    )
+    with serving(home) as (_, client):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert [client.get("/jobs", headers=headers).status_code for _ in range(2)] == [200, 429]
+
+
 def test_wrong_commands_say_what_is_accepted(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert "classify" in clead(home, "token", "create", "--name", "x", "--scope", "root").stderr

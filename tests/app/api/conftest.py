@@ -14,10 +14,11 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
+from app import security
 from app.api.dependencies import Resources
 from app.main import create_app
 from app.records.session import Database
-from app.services import models
+from app.services import models, tokens
 from app.settings import Settings
 from app.storage import Storage
 from migrations import upgrade
@@ -26,6 +27,8 @@ from models.networks import ImageModel, build_model
 from models.specs import BackboneSpec, ModelCard
 
 SHAPE = (1, 8, 8)
+HERE = "http://localhost"
+"""Without a token the service answers under its machine's own name alone."""
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +54,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
+    with TestClient(create_app(settings), HERE, raise_server_exceptions=False) as opened:
         yield opened
 
 
@@ -118,3 +121,23 @@ def assert_problem(response: Any, status: int, *, says: str = "", pointer: str |
     if pointer is not None:
         assert pointer in [error["pointer"] for error in problem["errors"]], problem
     return problem
+
+
+Issue = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def issue(settings: Settings, database: Database) -> Issue:
+    """Make a token; answers its id and the token."""
+
+    def make(scope: security.Scope = "admin", *, name: str | None = None, **details: Any) -> tuple[str, str]:
+        with database.writing() as session:
+            key = security.secret_key(settings)
+            record, token = tokens.create(session, name=name or f"a {scope}", scope=scope, key=key, **details)
+            return record.id, token
+
+    return make
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -16,36 +16,18 @@ from app.records import ApiToken, utc_now
 from app.records.session import Database
 from app.services import tokens
 from app.settings import Settings
-from tests.app.api.conftest import assert_problem, make_model
+from tests.app.api.conftest import HERE, Issue, assert_problem, bearer, make_model
 from tests.app.api.test_submit import PRETRAIN
 
 OPEN = ("/healthz", "/readyz", "/version", "/login", "/docs", "/openapi.json", "/static/page.css")
-Issue = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture
-def issue(settings: Settings, database: Database) -> Issue:
-    """Make a token; answers its id and the token."""
-
-    def make(scope: security.Scope = "admin", **details: Any) -> tuple[str, str]:
-        with database.writing() as session:
-            key = security.secret_key(settings)
-            record, token = tokens.create(session, name=f"a {scope}", scope=scope, key=key, **details)
-            return record.id, token
-
-    return make
 
 
 @pytest.fixture
 def from_afar(settings: Settings) -> Iterator[TestClient]:
     """A client on another machine."""
     app = create_app(settings)
-    with TestClient(app, raise_server_exceptions=False, client=("192.0.2.7", 4711)) as client:
+    with TestClient(app, HERE, raise_server_exceptions=False, client=("192.0.2.7", 4711)) as client:
         yield client
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
 
 
 def every_operation(client: TestClient) -> list[tuple[str, str]]:
@@ -67,9 +49,24 @@ def test_without_tokens_this_machine_may_do_everything_and_another_nothing(
         assert from_afar.get(path).status_code in {200, 503}
 
 
+@pytest.mark.parametrize(
+    "name", ["evil.example", "evil.example:8000", "localhost.evil.example", "192.0.2.7", "[::2]:1"]
+)
+def test_under_another_name_this_machine_is_not_meant(client: TestClient, issue: Issue, name: str) -> None:
+    """A foreign page whose name now resolves to 127.0.0.1 (DNS rebinding); a proxy that answers the world."""
+    assert_problem(client.get("/jobs", headers={"Host": name}), 403, says="under its own name")
+    _, token = issue()
+    assert client.get("/jobs", headers={"Host": name} | bearer(token)).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["localhost", "localhost:8000", "clead.localhost", "127.0.0.1:1", "[::1]:8000", ""])
+def test_its_own_names(client: TestClient, name: str) -> None:
+    assert client.get("/jobs", headers={"Host": name}).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1"])
 def test_loopback_is_this_machine(settings: Settings, host: str) -> None:
-    with TestClient(create_app(settings), client=(host, 1)) as client:
+    with TestClient(create_app(settings), HERE, client=(host, 1)) as client:
         assert client.get("/jobs").status_code == 200
 
 
@@ -165,7 +162,8 @@ def test_a_token_never_lies_in_the_database_and_its_last_use_does(
 def test_another_key_makes_old_tokens_worthless(settings: Settings, issue: Issue) -> None:
     _, token = issue()
     with TestClient(
-        create_app(settings.model_copy(update={"secret_key": type(settings.secret_key)("other")}))
+        create_app(settings.model_copy(update={"secret_key": type(settings.secret_key)("other")})),
+        HERE,
     ) as client:
         assert client.get("/jobs", headers=bearer(token)).status_code == 401
 
@@ -173,8 +171,8 @@ def test_another_key_makes_old_tokens_worthless(settings: Settings, issue: Issue
 FOREIGN = (
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
-    {"Origin": "http://testserver.evil.example"},
-    {"Origin": "http://testserver:81"},
+    {"Origin": "http://localhost.evil.example"},
+    {"Origin": "http://localhost:81"},
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
 )
@@ -198,7 +196,7 @@ def test_a_foreign_page_cannot_use_this_machines_right_or_a_login(
 def test_the_services_own_page_may(client: TestClient, issue: Issue) -> None:
     _, token = issue()
     client.cookies.set(COOKIE, token)
-    own = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
+    own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
     assert client.post("/jobs/pretrain", json=PRETRAIN, headers=own).status_code == 202
 
 
@@ -220,7 +218,7 @@ def test_a_login_keeps_the_token_where_no_script_and_no_other_site_reaches_it(cl
 
 def test_over_https_the_cookie_stays_on_https(settings: Settings, issue: Issue) -> None:
     _, token = issue()
-    with TestClient(create_app(settings), base_url="https://testserver") as client:
+    with TestClient(create_app(settings), base_url="https://localhost") as client:
         answer = client.post("/login", data={"token": token}, follow_redirects=False)
     assert "secure" in answer.headers["set-cookie"].lower()
 

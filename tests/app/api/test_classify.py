@@ -18,6 +18,7 @@ from app.main import create_app
 from app.settings import Settings
 from models.networks import ImageModel
 from tests.app.api.conftest import (
+    HERE,
     Register,
     assert_problem,
     make_model,
@@ -190,7 +191,7 @@ def test_a_swap_drops_and_mixes_no_request(client: TestClient, register: Registe
 @pytest.fixture
 def narrow(settings: Settings) -> Iterator[TestClient]:
     limits = {"queue_max_images": 4, "image_max_count": 3, "image_max_bytes": 2000}
-    with TestClient(create_app(settings.model_copy(update=limits)), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings.model_copy(update=limits)), HERE, raise_server_exceptions=False) as client:
         yield client
 
 

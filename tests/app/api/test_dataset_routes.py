@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.settings import Settings
-from tests.app.api.conftest import assert_problem, png, random_pixels
+from tests.app.api.conftest import HERE, assert_problem, png, random_pixels
 from tests.app.serving.test_decode import bomb
 
 
@@ -105,7 +105,7 @@ def test_a_harmful_upload_is_refused_and_leaves_nothing(client: TestClient, sett
 
 def test_an_upload_over_the_limit_is_cut_off_while_it_arrives(settings: Settings) -> None:
     small = settings.model_copy(update={"upload_max_bytes": 1000})
-    with TestClient(create_app(small), raise_server_exceptions=False) as client:
+    with TestClient(create_app(small), HERE, raise_server_exceptions=False) as client:
         assert_problem(upload(client, b"x" * 2_000_000), 413, says="larger than")
 
         def endless() -> Any:

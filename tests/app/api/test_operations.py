@@ -14,7 +14,7 @@ from app.queue import QUEUES
 from app.records.session import Database
 from app.services import workers
 from app.settings import Settings
-from tests.app.api.conftest import Register, assert_problem, make_model, resources_of
+from tests.app.api.conftest import HERE, Register, assert_problem, make_model, resources_of
 from tests.app.api.test_submit import PRETRAIN
 
 
@@ -34,7 +34,7 @@ def test_ready_names_what_is_missing(client: TestClient, database: Database, reg
 
 def test_without_tables_the_service_says_so(settings: Settings) -> None:
     empty = settings.model_copy(update={"database_url": "sqlite://"})
-    with TestClient(create_app(empty), raise_server_exceptions=False) as client:
+    with TestClient(create_app(empty), HERE, raise_server_exceptions=False) as client:
         assert client.get("/healthz").status_code == 200
         assert "clead migrate" in client.get("/readyz").json()["detail"]
         assert_problem(client.get("/jobs"), 503, says="database")

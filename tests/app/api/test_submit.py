@@ -16,7 +16,7 @@ from app.records import Job
 from app.records.session import Database
 from app.schemas import examples
 from app.settings import Settings
-from tests.app.api.conftest import Register, assert_problem, make_model
+from tests.app.api.conftest import HERE, Register, assert_problem, make_model
 
 PRETRAIN = {
     "method": "clead",
@@ -66,7 +66,7 @@ def test_a_committed_job_is_published_by_its_id(client: TestClient, settings: Se
 
 def test_a_job_is_accepted_while_the_broker_is_down(settings: Settings, database: Database) -> None:
     unreachable = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
-    with TestClient(create_app(unreachable)) as client:
+    with TestClient(create_app(unreachable), HERE) as client:
         assert client.post("/jobs/pretrain", json=PRETRAIN).status_code == 202
         assert client.get("/readyz").json()["checks"]["broker"]["ok"] is False
     assert count_jobs(database) == 1

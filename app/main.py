@@ -11,12 +11,14 @@ from types import ModuleType
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import OperationalError
+from starlette.types import ASGIApp
 
-from app import problems
+from app import logs, problems
 from app.api import access, catalog, datasets, documentation, events, inference, jobs, operations, pictures, registry
 from app.api.dependencies import Resources
+from app.api.request_log import RequestLog
 from app.api.requests import BodyLimit, body_limits
-from app.api.telemetry import CountRequests, Telemetry
+from app.api.telemetry import Telemetry
 from app.records.session import Database
 from app.security import Scope
 from app.settings import Settings
@@ -47,14 +49,26 @@ def _refuse_newer_schema(database: Database) -> None:
         log.warning("the database does not answer yet: %s", error)
 
 
+class _Service(FastAPI):
+    """FastAPI, with the request log around everything, also around the answers to errors that nobody expected."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return RequestLog(super().build_middleware_stack(), telemetry=self.state.telemetry)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application for ``settings``; without them, for those of the environment."""
-    settings = settings or Settings()
+    """The application for ``settings``; without them, for those of the environment, in a process of its own.
+
+    Such a process is a server's (`uvicorn app.main:create_app --factory`): its log is set up here, too.
+    """
+    if settings is None:
+        settings = Settings()
+        logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets)
     telemetry = Telemetry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.resources = resources = Resources.open(settings)
+        app.state.resources = resources = Resources.open(settings, metrics=telemetry.inference)
         await run_in_threadpool(_refuse_newer_schema, resources.database)
         telemetry.observe(resources)
         try:
@@ -62,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await run_in_threadpool(resources.close)
 
-    app = FastAPI(
+    app = _Service(
         title="clead",
         version=version("clead"),
         summary="Train, attack, compare and serve robust image classifiers.",
@@ -73,7 +87,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     documentation.install(app)
     app.add_middleware(BodyLimit, limit_of=body_limits(settings))
-    app.add_middleware(CountRequests, telemetry=telemetry)
     for module, scope in ROUTERS.items():
         app.include_router(module.router, dependencies=[access.needs(scope)], responses=access.RESPONSES)
     app.include_router(operations.router)

@@ -28,7 +28,7 @@ def create_celery(settings: Settings) -> Celery:
     """The Celery application of both sides: publishing here, consuming in the worker."""
     scheme = urlsplit(settings.broker_url).scheme
     folder = scheme == "filesystem"
-    celery = Celery("clead", broker="filesystem://" if folder else settings.broker_url, set_as_current=False)
+    celery = Celery("clead", broker="filesystem://localhost" if folder else settings.broker_url, set_as_current=False)
     celery.conf.update(
         broker_transport="app.folder_broker:Transport" if folder else None,
         broker_transport_options=_transport_options(settings, scheme),

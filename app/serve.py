@@ -20,6 +20,8 @@ from typing import IO
 
 import uvicorn
 
+from app import logs
+from app.api.request_log import access_log
 from app.main import create_app
 from app.records.session import Database
 from app.services import tokens
@@ -42,6 +44,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     ``on_ready`` is called with the address once connections are accepted. Raises :class:`ServeError`
     if the port or the home folder is taken.
     """
+    settings = _configure_logs(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     with _exclusive(settings.home), _listen(settings.host, settings.port) as listener:
         try:
@@ -53,8 +56,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
         settings = settings.model_copy(update={"port": port})
         config = uvicorn.Config(
             create_app(settings),
-            log_level=settings.log_level.lower(),
-            access_log=False,
+            log_config=None,
             timeout_graceful_shutdown=5,
         )
         server = _Server(config, on_started=lambda: on_ready(f"http://{_printable(settings.host)}:{port}"))
@@ -63,6 +65,19 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with _worker(settings), suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
+
+
+def _configure_logs(settings: Settings) -> Settings:
+    """Text unless something else is asked for: this is the command of a person at a console.
+
+    Requests are logged from ``debug`` on, and those that fail inside: the open page asks again and again.
+    """
+    if settings.log_format == "auto":
+        settings = settings.model_copy(update={"log_format": "text"})
+    logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets)
+    if settings.log_level != "debug":
+        access_log.setLevel(logging.ERROR)
+    return settings
 
 
 class _Server(uvicorn.Server):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.redaction import Redactor, url_password
+
 MIB = 1024 * 1024
-_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 
 class Settings(BaseSettings):
@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     Sizes are in bytes, durations in seconds unless the name says ``_ms``.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CLEAD_", extra="ignore", validate_default=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CLEAD_", extra="ignore", validate_default=True, frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(Path(".clead"), description="data folder: database, broker, artifacts, caches")
     database_url: str = Field("", description="SQLAlchemy URL; default: SQLite below home")
@@ -33,6 +35,11 @@ class Settings(BaseSettings):
         SecretStr(""), description="key under which tokens are hashed; default: the file secret.key below home"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="of a log line; auto: text on a terminal and under `clead serve`, else json"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of a worker's own metrics")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of a worker's own metrics; 0: none")
 
     lease_seconds: float = Field(30.0, gt=0, le=86400, description="a worker silent for this long loses its job")
     heartbeat_seconds: float = Field(1.0, gt=0, le=3600, description="how often a worker renews its lease")
@@ -80,11 +87,19 @@ class Settings(BaseSettings):
     def described(self) -> list[tuple[str, str, str, str]]:
         """Environment variable, value, default and meaning of every option; passwords in URLs are masked."""
         rows = []
+        redact = Redactor(self.secrets)
         for name, field in type(self).model_fields.items():
             default = "below home" if name.endswith("_url") or name == "secret_key" else str(field.default)
-            value = _PASSWORD.sub(r"\1***@", str(getattr(self, name)))
+            value = redact(str(getattr(self, name)))
             rows.append((f"CLEAD_{name.upper()}", value, default, field.description or ""))
         return rows
+
+    @property
+    def secrets(self) -> list[str]:
+        """What no log line may hold: the passwords in the URLs, and the key of the tokens."""
+        urls = (self.database_url, self.broker_url, self.storage_url)
+        found = [*map(url_password, urls), self.secret_key.get_secret_value()]
+        return [secret for secret in found if secret]
 
     @property
     def torch_threads(self) -> int:

@@ -92,6 +92,13 @@ class Storage:
     def exists(self, sha256: str) -> bool:
         return bool(self._system.exists(self._path(sha256)))
 
+    def size(self, sha256: str) -> int | None:
+        """Bytes of the artifact; None if it is not there."""
+        try:
+            return int(self._system.size(self._path(sha256)))
+        except FileNotFoundError:
+            return None
+
     def delete(self, sha256: str) -> None:
         """Remove the artifact; one that is gone already is no error."""
         try:

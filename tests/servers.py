@@ -11,8 +11,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 START_SECONDS = 30.0
 
@@ -56,11 +57,11 @@ def redis() -> Iterator[str]:
 
 
 @contextmanager
-def redis_on(port: int, folder: Path) -> Iterator[str]:
-    """Redis on a given port, so that a test can let it go away and come back."""
+def redis_on(port: int, folder: Path, *more: str) -> Iterator[str]:
+    """Redis on a given port, so that a test can let it go away and come back; ``more``: options of the server."""
     # Ten thousand numbered databases: each test takes its own. No persistence.
     options = ["--bind", "127.0.0.1", "--databases", "10000", "--save", "", "--dir", str(folder)]
-    command = [program("redis-server"), "--port", str(port), *options]
+    command = [program("redis-server"), "--port", str(port), *options, *more]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: listens(port), what="redis-server")
@@ -70,16 +71,35 @@ def redis_on(port: int, folder: Path) -> Iterator[str]:
         process.wait()
 
 
+class Stoppable(NamedTuple):
+    """A server that a test stops in the middle."""
+
+    url: str
+    stop: Callable[[], None]
+
+
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Yields the SQLAlchemy URL of a PostgreSQL cluster's server, without a database name."""
+def stoppable_postgres() -> Iterator[Stoppable]:
+    """A PostgreSQL server of the test's own."""
+    with ExitStack() as stack:
+        url = stack.enter_context(postgres())
+        yield Stoppable(url, stack.close)
+
+
+@contextmanager
+def postgres(*, password: str | None = None) -> Iterator[str]:
+    """Yields the SQLAlchemy URL of a PostgreSQL cluster's server, without a database name; it may ask a password."""
     user = _unprivileged()
     with tempfile.TemporaryDirectory(prefix="clead-postgres-") as folder:
         data = Path(folder) / "data"
         if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
         port = free_port()
-        options = ["-U", "clead", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]
+        secret = Path(folder) / "password"
+        secret.write_text(password or "unused")
+        secret.chmod(0o644)
+        asked = ["-A", "trust"] if password is None else ["-A", "scram-sha-256", f"--pwfile={secret}"]
+        options = ["-U", "clead", *asked, "-N", "--encoding=UTF8", "--locale=C"]
         initdb = [program("initdb"), "-D", str(data), *options]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **_as(user))
         # No fsync: these data need not survive the machine. The socket stays in the folder.
@@ -88,7 +108,8 @@ def postgres() -> Iterator[str]:
             server = subprocess.Popen(command, stdout=log, stderr=log, **_as(user))
         try:
             wait_for(lambda: listens(port), what="postgres")
-            yield f"postgresql+psycopg://clead@127.0.0.1:{port}"
+            user_info = "clead" if password is None else f"clead:{password}"
+            yield f"postgresql+psycopg://{user_info}@127.0.0.1:{port}"
         finally:
             server.send_signal(signal.SIGINT)  # fast shutdown: open connections are closed
             server.wait()

@@ -61,7 +61,10 @@ class Attempt:
             status = child.wait()
         if self._lease.lost:
             return Ending("lost")
-        return self._ending or Ending("died", cause=death_cause(status, child.tail))
+        if self._ending is not None:
+            return self._ending
+        self._worker.metrics.child_died(status)
+        return Ending("died", cause=death_cause(status, child.tail))
 
     def _listen(self, child: Child) -> None:
         """Take the child's events until it has ended, or has lost its right to run, or will not stop."""
@@ -87,9 +90,15 @@ class Attempt:
     def _take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "progress":
-            self._lease.progress(self._eta.with_estimate(event["progress"]))
+            progress = event["progress"]
+            self._lease.progress(self._eta.with_estimate(progress))
+            self._worker.metrics.progress.set(progress["done"] / max(progress["total"], 1))
         elif kind == "metrics":
             self._lease.metrics(event["step"], event["values"])
+            if "images_per_second" in event["values"]:
+                self._worker.metrics.images_per_second.set(event["values"]["images_per_second"])
+        elif kind == "memory":
+            self._worker.metrics.device_memory(event["devices"])
         elif kind == "checkpoint":
             self._keep_checkpoint(Path(event["path"]), step=event["step"])
         elif kind == "error":
@@ -99,10 +108,13 @@ class Attempt:
 
     def _keep_checkpoint(self, path: Path, *, step: int) -> None:
         """Bring a checkpoint into the storage. Where that fails the job goes on: it has older ones, or none."""
-        storage = self._worker.checkpoints_of(self._claim.job_id)
+        storage, metrics = self._worker.checkpoints_of(self._claim.job_id), self._worker.metrics
         try:
-            artifact = storage.put_file(path)
+            with metrics.checkpoint_seconds.time():
+                artifact = storage.put_file(path)
+            metrics.checkpoint_bytes.inc(artifact.size)
         except OSError:
+            metrics.checkpoints_failed.inc()
             log.warning("job %s: the checkpoint of step %d is lost", self._claim.job_id, step, exc_info=True)
             return
         finally:

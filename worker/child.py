@@ -1,23 +1,27 @@
 """The process that does one job and owns the device while it does. Started by :mod:`worker.supervisor`.
 
 stdin: the task as one JSON line, then commands (``stop``); its end means that the worker is gone. stdout: events as
-JSON lines: ``progress``, ``metrics``, ``checkpoint``, and last ``done``, ``stopped`` or ``error`` with a problem.
+JSON lines: ``progress``, ``metrics``, ``memory``, ``checkpoint``, and last ``done``, ``stopped`` or ``error`` with a
+problem. stderr: the log as JSON lines, which the supervisor writes into its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
-import traceback
 from typing import Any
 
+from app import logs
 from models.progress import Stopped
 from worker.pipe import Pipe
 
 PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("worker.child")
 
 
 def die_with_parent() -> None:
@@ -41,9 +45,10 @@ def problem(error: BaseException) -> dict[str, Any]:
     return {"type": "about:blank", "title": titles.get(title, title), "detail": detail[:2000]}
 
 
-def main() -> int:
+def main(log_level: str) -> int:
     """Do the job that stdin names. The exit status is 0 when an event has told how it ended."""
     die_with_parent()
+    logs.configure("json", level=log_level)
     pipe = Pipe()
     fields = pipe.receive_task()
     try:
@@ -53,7 +58,7 @@ def main() -> int:
     except Stopped:
         pipe.send("stopped")
     except Exception as error:  # whatever it was, the job's owner is told and the worker lives on
-        traceback.print_exc()
+        log.exception("the job failed")
         pipe.send("error", error=problem(error))
     else:
         pipe.send("done")
@@ -61,7 +66,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
+    status = main(sys.argv[1])
     sys.stderr.flush()
     # Libraries' threads and device teardown have nothing left to do; a hang there must not hold the worker.
     os._exit(status)

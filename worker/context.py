@@ -14,6 +14,7 @@ from app.records import new_id
 from app.records.session import Database
 from app.settings import Settings
 from app.storage import Storage
+from worker.metrics import WorkerMetrics
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Worker:
     idle: threading.Event = field(default_factory=threading.Event)
     """Set while no job runs here."""
     job_id: str | None = None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
     @classmethod
     def open(cls, settings: Settings, *, queues: tuple[str, ...]) -> Worker:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any
 
@@ -36,7 +37,9 @@ class LeaseKeeper:
         self.lost = False
         self.cancelled = False
         self.changed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"lease-{claim.job_id}", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"lease-{claim.job_id}", daemon=True
+        )
 
     def __enter__(self) -> LeaseKeeper:
         self._thread.start()
@@ -78,6 +81,7 @@ class LeaseKeeper:
                 )
         except DBAPIError as error:
             log.warning("job %s: the lease could not be renewed (%s)", self._claim.job_id, error.orig)
+            self._worker.metrics.renewals_failed.inc()
             self._put_back(progress, points)
             # Without an answer for this long the database may have given the job to another worker.
             if time.monotonic() - self._renewed > lease_seconds:
@@ -98,5 +102,6 @@ class LeaseKeeper:
     def _lose(self) -> None:
         if not self.lost:
             log.warning("job %s: attempt %d lost its lease", self._claim.job_id, self._claim.attempt)
+            self._worker.metrics.leases_lost.inc()
         self.lost = True
         self.changed.set()

@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from celery import signals
 
+from app import logs
 from app.queue import QUEUES
 from app.settings import Settings
 from worker import tasks
@@ -19,7 +20,7 @@ from worker.context import Worker
 from worker.folders import sweep
 from worker.reaper import Reaper
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("worker.main")  # also when it is the main module
 
 
 def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: bool = False) -> None:
@@ -29,6 +30,8 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
     Call it from the main thread: signals arrive there.
     """
     worker = Worker.open(settings, queues=tuple(queues))
+    logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets, worker=worker.id)
+    close_metrics = _serve_metrics(worker)
     for folder in sweep(settings.work_dir):
         log.info("removed %s, left by a worker that was killed", folder.name)
     tasks.register(worker)
@@ -43,7 +46,11 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
             threading.Thread(target=_stop_at_end_of_input, name="parent-watcher", daemon=True).start()
         log.info("worker %s serves %s", worker.id, ", ".join(worker.queues))
 
-    # Celery keeps weak references to receivers: these two live as long as this frame.
+    def leave_logging_alone(**_: object) -> None:
+        """Celery sets up no log of its own where somebody answers this signal."""
+
+    # Celery keeps weak references to receivers: these live as long as this frame.
+    signals.setup_logging.connect(leave_logging_alone)
     signals.worker_shutting_down.connect(begin_stop)
     signals.worker_ready.connect(begin_work)
     consumer = worker.celery.Worker(
@@ -64,6 +71,19 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
         worker.stopping.set()
         reaper.stop()
         worker.database.close()
+        close_metrics()
+
+
+def _serve_metrics(worker: Worker) -> Callable[[], None]:
+    """Returns what ends it."""
+    host, port = worker.settings.metrics_host, worker.settings.metrics_port
+    if port == 0:
+        return lambda: None
+    try:
+        return worker.metrics.serve(host, port)
+    except OSError as error:
+        log.critical("not starting: no metrics on %s:%d (%s); each worker needs a port of its own", host, port, error)
+        raise SystemExit(1) from None
 
 
 def _stop_at_end_of_input() -> None:
@@ -83,11 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(queues) - set(QUEUES))
     if unknown or not queues:
         parser.error(f"unknown queue {', '.join(unknown)}; there are {', '.join(QUEUES)}")
-    settings = Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    run_worker(settings, queues=queues, embedded=options.embedded)
+    run_worker(Settings(), queues=queues, embedded=options.embedded)
     return 0
 
 

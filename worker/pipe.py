@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 PROGRESS_SECONDS = 0.1
+MEMORY_SECONDS = 1.0
 
 
 class Pipe:
@@ -29,6 +30,7 @@ class Pipe:
         self._stop = threading.Event()
         self._shown_at = -math.inf
         self._stage: tuple[str, str] | None = None
+        self._weighed_at = -math.inf
 
     def receive_task(self) -> dict[str, Any]:
         """The first line; from then on commands are heard, and the end of stdin ends this process."""
@@ -66,6 +68,16 @@ class Pipe:
             return
         self._stage, self._shown_at = (stage, unit), now
         self.send("progress", progress={"done": done, "total": total, "unit": unit, "stage": stage})
+        if now - self._weighed_at >= MEMORY_SECONDS:
+            self._weighed_at = now
+            self._send_memory()
+
+    def _send_memory(self) -> None:
+        """The devices' memory, which this process alone can tell without taking some of its own."""
+        from models.device_memory import cuda_memory  # torch is there by now; a child that only waits needs none
+
+        if devices := cuda_memory():
+            self.send("memory", devices=devices)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}

@@ -12,7 +12,10 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from contextvars import copy_context
 from typing import IO, Any
+
+from app import logs
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ class Child:
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.child"],
+            [sys.executable, "-m", "worker.child", logging.getLevelName(logging.getLogger().level)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -44,8 +47,8 @@ class Child:
             errors="replace",
         )
         self._readers = [
-            threading.Thread(target=self._read_events, args=(self._process.stdout,), daemon=True),
-            threading.Thread(target=self._read_log, args=(self._process.stderr,), daemon=True),
+            threading.Thread(target=copy_context().run, args=(read, stream), daemon=True)
+            for read, stream in ((self._read_events, self._process.stdout), (self._read_log, self._process.stderr))
         ]
         for reader in self._readers:
             reader.start()
@@ -114,9 +117,14 @@ class Child:
     def _read_log(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                text = line.rstrip()
-                self._tail.append(text)
-                log.info("%s: %s", self._name, text)
+                # Its log comes as records; whatever else it or a library writes is passed on line by line.
+                record = logs.replay(line)
+                if record is None:
+                    self._tail.append(line.rstrip())
+                    log.info("%s: %s", self._name, line.rstrip())
+                else:
+                    self._tail.extend(f"{record.msg}\n{record.exc_text or ''}".splitlines())
+                    logging.getLogger(record.name).handle(record)
 
 
 def death_cause(status: int, tail: str) -> str:

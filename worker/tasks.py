@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 
+from app import logs
 from app.queue import TASK
 from app.services import claims
 from app.services.claims import Claim
@@ -37,12 +39,15 @@ def run_job(worker: Worker, job_id: str) -> None:
             max_attempts=worker.settings.max_attempts,
         )
     if claim is None:
-        log.info("job %s is not to be had; its message is dropped", job_id)
+        log.info("job %s is not to be had; its message is dropped", job_id, extra={"job_id": job_id})
         return
+    if claim.taken_over:
+        worker.metrics.taken_over.inc()
     worker.job_id = job_id
     worker.idle.clear()
     try:
-        _attempt(worker, claim)
+        with logs.context(job_id=job_id, attempt=claim.attempt), worker.metrics.busy.track_inprogress():
+            _attempt(worker, claim)
     finally:
         worker.job_id = None
         worker.idle.set()
@@ -51,7 +56,12 @@ def run_job(worker: Worker, job_id: str) -> None:
 def _attempt(worker: Worker, claim: Claim) -> None:
     with work_folder(worker.settings.work_dir, f"{claim.job_id}-{claim.attempt}") as folder:
         with LeaseKeeper(worker, claim) as lease:
+            began = time.monotonic()
             ending = Attempt(worker, claim, folder=folder, lease=lease).run()
+            kind = "cancelled" if lease.cancelled and ending.kind in ("stopped", "died") else ending.kind
+            seconds = time.monotonic() - began
+            worker.metrics.attempt_ended(claim.kind, kind, seconds=seconds)
+            log.info("job %s: attempt %d is %s after %.1f s", claim.job_id, claim.attempt, kind, seconds)
             if ending.kind == "done":
                 # The lease is kept while the weights travel to the storage.
                 lease.flush()

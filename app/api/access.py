@@ -41,7 +41,7 @@ def principal(request: Request, opened: Opened, bearer: Bearer = None) -> Princi
 
 def _principal(request: Request, opened: Resources, bearer: HTTPAuthorizationCredentials | None) -> Principal:
     if bearer is not None:
-        return identify(opened, bearer.credentials)
+        return _noted(request, identify(opened, bearer.credentials))
     refuse_foreign_pages(request)
     if not tokens_required(opened):
         _refuse_other_machines(request)
@@ -49,7 +49,13 @@ def _principal(request: Request, opened: Resources, bearer: HTTPAuthorizationCre
     token = request.cookies.get(COOKIE)
     if token is None:
         raise UnauthenticatedError("send a token: Authorization: Bearer clead_…; the page at / has a login")
-    return identify(opened, token)
+    return _noted(request, identify(opened, token))
+
+
+def _noted(request: Request, asking: Principal) -> Principal:
+    """The id of the token is for the access log; the token itself is not."""
+    request.state.token_id = asking.token_id
+    return asking
 
 
 Asking = Annotated[Principal, Depends(principal)]
@@ -72,10 +78,15 @@ def needs(scope: security.Scope) -> Any:
     """A route's dependency: the request's token allows ``scope``."""
 
     def check(asking: Asking) -> None:
-        if not security.allows(asking.scope, scope):
-            raise ForbiddenError(f"this takes a token of scope {scope}; this one has {asking.scope}")
+        check_scope(asking, scope)
 
     return Depends(check)
+
+
+def check_scope(asking: Principal, scope: security.Scope) -> None:
+    """Raise ForbiddenError unless ``asking`` may do what takes ``scope``."""
+    if not security.allows(asking.scope, scope):
+        raise ForbiddenError(f"this takes a token of scope {scope}; this one has {asking.scope}")
 
 
 def identify(opened: Resources, token: str) -> Principal:

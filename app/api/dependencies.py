@@ -15,6 +15,7 @@ from app.records.session import Database
 from app.security import secret_key
 from app.services.paging import DEFAULT_LIMIT, MAX_LIMIT
 from app.serving.engine import Engine
+from app.serving.metrics import InferenceMetrics
 from app.settings import Settings
 from app.storage import Storage
 
@@ -31,7 +32,7 @@ class Resources:
     rates: RateLimits
 
     @classmethod
-    def open(cls, settings: Settings) -> Resources:
+    def open(cls, settings: Settings, *, metrics: InferenceMetrics) -> Resources:
         """Connect to what the settings name; nothing is contacted before it is used."""
         torch.set_num_threads(settings.torch_threads)
         storage = Storage(settings.storage_url)
@@ -40,7 +41,7 @@ class Resources:
             database=Database(settings.database_url),
             storage=storage,
             celery=create_celery(settings),
-            engine=Engine(settings, storage),
+            engine=Engine(settings, storage, metrics=metrics),
             rates=RateLimits(),
         )
 

@@ -145,7 +145,8 @@ def _decoder(text: str) -> Callable[[], Coroutine[Any, Any, bytes]]:
         try:
             return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise BadImageError("not base64 (the standard alphabet, padded, no data: prefix)") from None
+            detail = "not base64 (the standard alphabet, padded, no data: prefix)"
+            raise BadImageError(detail, reason="not_base64") from None
 
     return read
 
@@ -165,9 +166,10 @@ def _uploaded(items: list[tuple[str, UploadFile | str]], settings: Settings) -> 
 def _from_form(item: UploadFile | str, max_bytes: int) -> Picture:
     async def read() -> bytes:
         if isinstance(item, str):
-            raise BadImageError("the field holds text, not a file")
+            raise BadImageError("the field holds text, not a file", reason="not_a_file")
         if item.size is not None and item.size > max_bytes:
-            raise BadImageError(f"the file has {item.size} bytes; at most {max_bytes} are accepted")
+            detail = f"the file has {item.size} bytes; at most {max_bytes} are accepted"
+            raise BadImageError(detail, reason="too_many_bytes")
         return await item.read()
 
     return Picture(None if isinstance(item, str) else item.filename, read)

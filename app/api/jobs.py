@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response, status
@@ -31,6 +32,8 @@ from app.schemas.jobs import (
 from app.schemas.problems import problem_responses
 from app.services import jobs, quotas, specs
 from app.services.tokens import Principal
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
@@ -242,6 +245,8 @@ def _submit(
 
     view, replayed = once(opened, create, asking=asking, scope=f"POST {path}", key=key, body=body)
     if not replayed:
+        # The line that joins the ids: it carries the request's as well.
+        log.info("%s job %s submitted", kind, view["id"], extra={"job_id": view["id"]})
         _publish(opened, waiting)
     response.headers["Location"] = f"/jobs/{view['id']}"
     return view

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from importlib.metadata import version as installed_version
 
 import torch
-from fastapi import APIRouter, Request, Response, status
+from fastapi import APIRouter, Depends, Request, Response, status
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.api.access import RESPONSES, needs
+from app import security
+from app.api import access
+from app.api.access import RESPONSES
 from app.api.dependencies import Opened, Resources
 from app.api.inference import DEFAULT_ALIAS
 from app.api.telemetry import Telemetry
-from app.errors import DomainError
+from app.errors import DomainError, ForbiddenError, UnauthenticatedError
 from app.queue import QUEUES, broker_folder, broker_reachable
 from app.schemas.operations import Check, Health, Readiness, Version
 from app.services import models, workers
@@ -53,18 +55,39 @@ def readyz(opened: Opened, response: Response) -> Readiness:
     return Readiness(status="not ready", detail="; ".join(missing), checks=checks)
 
 
+def scraper(request: Request, opened: Opened, bearer: access.Bearer = None) -> None:
+    """Lets in who may read metrics. While the database that knows the tokens is away: who was let in before.
+
+    Else an outage of the database would hide itself, from the one who is to report it.
+    """
+    telemetry: Telemetry = request.app.state.telemetry
+    token = bearer.credentials if bearer else request.cookies.get(access.COOKIE)
+    # Without any token: whoever is on this machine.
+    known = security.digest(token, opened.token_key()) if token else str(request.client)
+    try:
+        access.check_scope(access.principal(request, opened, bearer), "classify")
+    except SQLAlchemyError:
+        if known not in telemetry.let_in:
+            raise
+    except (UnauthenticatedError, ForbiddenError):
+        telemetry.let_in.discard(known)
+        raise
+    else:
+        telemetry.let_in.add(known)
+
+
 @router.get(
     "/metrics",
     response_class=Response,
     summary="Prometheus metrics",
-    dependencies=[needs("classify")],
+    dependencies=[Depends(scraper)],
     responses={
         **RESPONSES,
         200: {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}},
     },
 )
 def metrics(request: Request) -> Response:
-    """Requests, jobs by status, images waiting for inference, models in memory."""
+    """Requests, inference, jobs and queues, workers, memory; also while the database is away, which it then says."""
     telemetry: Telemetry = request.app.state.telemetry
     return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)
 
@@ -96,7 +119,7 @@ def _broker(opened: Resources) -> Check:
 
 def _storage(opened: Resources) -> Check:
     try:
-        opened.storage.exists("0" * 64)
+        opened.storage.size("0" * 64)  # unlike exists(), which is False for whatever goes wrong
     except Exception as error:
         # Whatever the file system behind the URL raises: each fsspec backend has errors of its own.
         return Check(ok=False, detail=f"does not answer ({type(error).__name__})")

@@ -1,92 +1,106 @@
-"""Prometheus metrics of one API process, and the middleware that counts its requests."""
+"""Prometheus metrics of one API process."""
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app.api.dependencies import Resources
-from app.records import Job
+from app.metrics import GpuMemory, new_registry
+from app.queue import QUEUES
+from app.services import load, workers
+from app.serving.metrics import InferenceMetrics
+from models.device_memory import cuda_memory
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Telemetry:
-    """Counters of this process; a registry of its own, so that several applications in one process stay apart."""
+    """Counters of this process, and at every scrape the state of what it serves."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self._registry = new_registry()
         names = ("method", "route")
-        self.requests = Counter("clead_http_requests", "Answered requests.", (*names, "status"), registry=self.registry)
+        self.requests = Counter(
+            "clead_http_requests", "Answered requests.", (*names, "status"), registry=self._registry
+        )
         self.seconds = Histogram(
             "clead_http_request_seconds",
             "Seconds from a request's arrival to the end of its answer.",
             names,
-            registry=self.registry,
+            registry=self._registry,
             buckets=BUCKETS,
         )
+        self.inference = InferenceMetrics(self._registry)
+        self._registry.register(GpuMemory(cuda_memory))
+        self.let_in: set[str] = set()
+        """Digests of the tokens that may scrape; of use while the database that knows them is away."""
 
     def observe(self, resources: Resources) -> None:
         """Report the state of ``resources`` at every scrape."""
-        self.registry.register(_State(resources))
+        self._registry.register(_Serving(resources))
+        self._registry.register(_Database(resources))
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)
 
 
-class _State(Collector):
-    """What is read at a scrape rather than counted."""
+class _Serving(Collector):
+    def __init__(self, resources: Resources) -> None:
+        self._engine = resources.engine
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(
+            "clead_inference_images", "Images admitted and not yet answered.", value=self._engine.batcher.admitted
+        )
+        yield GaugeMetricFamily("clead_models_loaded", "Model versions in memory.", value=len(self._engine.loaded))
+
+
+class _Database(Collector):
+    """What the rows tell. Every API process tells the same: take the maximum over the processes, not the sum."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
+        self._counts = load.JobCounts()
+        self._one = threading.Lock()  # scrapes that pile up must not take all connections
 
     def describe(self) -> Iterable[Metric]:
         return []  # without this, registration would already read the database
 
     def collect(self) -> Iterable[Metric]:
+        with self._one:
+            try:
+                with self._resources.database.session() as session:
+                    families = list(self._read(session))
+            except SQLAlchemyError:
+                families = []
+        yield GaugeMetricFamily("clead_database_up", "Whether the database answers.", value=bool(families))
+        yield from families
+
+    def _read(self, session: Session) -> Iterable[Metric]:
         jobs = GaugeMetricFamily("clead_jobs", "Jobs by kind and status.", labels=("kind", "status"))
-        with self._resources.database.session() as session:
-            rows = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status)).all()
-        for kind, status, count in rows:
-            jobs.add_metric((kind, status), count)
+        for names, count in self._counts.read(session).items():
+            jobs.add_metric(names, count)
         yield jobs
-        engine = self._resources.engine
-        yield GaugeMetricFamily(
-            "clead_inference_images", "Images admitted and not yet answered.", value=engine.batcher.admitted
+        age = GaugeMetricFamily(
+            "clead_queue_age_seconds", "Age of the oldest job that a worker could take now.", labels=("queue",)
         )
-        yield GaugeMetricFamily("clead_models_loaded", "Model versions in memory.", value=len(engine.loaded))
-
-
-class CountRequests:
-    """Counts each request under its route's pattern: paths hold ids, and would make a series each."""
-
-    def __init__(self, app: ASGIApp, *, telemetry: Telemetry) -> None:
-        self._app = app
-        self._telemetry = telemetry
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.monotonic(), 500
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            method = scope["method"] if route != "unknown" else "unknown"
-            self._telemetry.requests.labels(method, route, str(status)).inc()
-            self._telemetry.seconds.labels(method, route).observe(time.monotonic() - began)
+        oldest = load.oldest_waiting(session)
+        for queue in QUEUES:
+            age.add_metric((queue,), oldest[queue].total_seconds() if queue in oldest else 0.0)
+        yield age
+        alive = workers.seen_lately(session, seconds=self._resources.settings.lease_seconds)
+        serving = GaugeMetricFamily("clead_workers", "Workers seen lately, by queue.", labels=("queue",))
+        for queue in QUEUES:
+            serving.add_metric((queue,), sum(queue in worker.queues for worker in alive))
+        yield serving
+        yield GaugeMetricFamily(
+            "clead_leases_expired", "Running jobs whose worker is gone.", value=len(load.expired_leases(session))
+        )

@@ -31,6 +31,8 @@ class Claim:
     spec: Mapping[str, Any]
     register_as: str | None
     parent_id: str | None
+    taken_over: bool = False
+    """Whether another worker had it, whose lease ran out."""
 
 
 class Lease(NamedTuple):
@@ -53,6 +55,7 @@ def claim(session: Session, job_id: str, *, owner: str, lease_seconds: float, ma
 
     None if it is neither, if it is to be cancelled, or if it has died ``max_attempts`` times already.
     """
+    before = session.scalar(select(Job.status).where(Job.id == job_id))
     died = case((Job.status == "running", 1), else_=0)
     taken = session.execute(
         update(Job)
@@ -79,6 +82,7 @@ def claim(session: Session, job_id: str, *, owner: str, lease_seconds: float, ma
         spec=job.spec,
         register_as=job.register_as,
         parent_id=job.parent_id,
+        taken_over=before == "running",
     )
 
 

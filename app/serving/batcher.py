@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from app.errors import OverloadedError
+from app.serving.metrics import InferenceMetrics
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ class Batcher:
     or the oldest has waited ``wait_seconds``. The room is counted in images, from admission to answer.
     """
 
-    def __init__(self, *, max_images: int, queue_max_images: int, wait_seconds: float) -> None:
+    def __init__(
+        self, *, max_images: int, queue_max_images: int, wait_seconds: float, metrics: InferenceMetrics | None = None
+    ) -> None:
+        self._metrics = metrics or InferenceMetrics()
         self._max_images = max_images
         self._queue_max_images = queue_max_images
         self._wait_seconds = wait_seconds
@@ -136,9 +140,12 @@ class Batcher:
         if not batch:
             return
         began = time.monotonic()
+        for request in batch:
+            self._metrics.wait_seconds.observe(began - request.arrived)
         try:
             images = torch.cat([request.images for request in batch])
-            rows = torch.cat([batch[0].forward(part) for part in torch.split(images, self._max_images)])
+            forward = batch[0].forward
+            rows = torch.cat([self._timed(forward, part) for part in torch.split(images, self._max_images)])
         except Exception as error:
             # The thread serves every later request too: this batch's callers get the error, the thread goes on.
             log.exception("a forward pass of %d requests failed", len(batch))
@@ -149,3 +156,8 @@ class Batcher:
         self._images_per_second = len(images) / max(time.monotonic() - began, 1e-6)
         for request, answer in zip(batch, torch.split(rows, sizes), strict=True):
             request.answer.set_result(answer)
+
+    def _timed(self, forward: Forward, images: Tensor) -> Tensor:
+        self._metrics.batch_images.observe(len(images))
+        with self._metrics.forward_seconds.time():
+            return forward(images)

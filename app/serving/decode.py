@@ -27,7 +27,11 @@ class ImageLimits:
 
 
 class BadImageError(Exception):
-    """The file cannot be used; the text says why and what would be accepted."""
+    """The file cannot be used; the text says why and what would be accepted, ``reason`` is its kind for the metrics."""
+
+    def __init__(self, detail: str, *, reason: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 def supported_channels(channels: int) -> bool:
@@ -41,9 +45,11 @@ def decode_image(data: bytes, limits: ImageLimits, *, image_shape: tuple[int, in
     The picture's size is read from its header and checked before a single pixel is decoded.
     """
     if not data:
-        raise BadImageError("the file is empty")
+        raise BadImageError("the file is empty", reason="empty")
     if len(data) > limits.max_bytes:
-        raise BadImageError(f"the file has {len(data)} bytes; at most {limits.max_bytes} are accepted")
+        raise BadImageError(
+            f"the file has {len(data)} bytes; at most {limits.max_bytes} are accepted", reason="too_many_bytes"
+        )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, limits)
@@ -51,19 +57,22 @@ def decode_image(data: bytes, limits: ImageLimits, *, image_shape: tuple[int, in
     except BadImageError:
         raise
     except Image.DecompressionBombError:
-        raise BadImageError(f"the picture is too large; at most {limits.max_pixels} pixels are accepted") from None
+        raise BadImageError(
+            f"the picture is too large; at most {limits.max_pixels} pixels are accepted", reason="too_many_pixels"
+        ) from None
     except UnidentifiedImageError:
-        raise BadImageError(f"not an image file; accepted are {', '.join(FORMATS)}") from None
+        raise BadImageError(f"not an image file; accepted are {', '.join(FORMATS)}", reason="not_an_image") from None
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError and more on broken files.
-        raise BadImageError(f"the image cannot be decoded: {error}") from error
+        raise BadImageError(f"the image cannot be decoded: {error}", reason="damaged") from error
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise BadImageError(
-            f"the picture is {width}×{height} = {width * height} pixels; at most {limits.max_pixels} are accepted"
+            f"the picture is {width}×{height} = {width * height} pixels; at most {limits.max_pixels} are accepted",
+            reason="too_many_pixels",
         )
 
 

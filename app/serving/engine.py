@@ -17,6 +17,7 @@ from app.errors import ConflictError, NotFoundError, UnavailableError
 from app.records import ModelVersion
 from app.serving.batcher import Batcher, Forward
 from app.serving.decode import ImageLimits, supported_channels
+from app.serving.metrics import InferenceMetrics
 from app.settings import Settings
 from app.storage import CorruptArtifactError, Storage
 from models.checkpoints import CheckpointError, load_model
@@ -63,7 +64,8 @@ class Served:
 class Engine:
     """Serves model versions on one device. Threads may share it."""
 
-    def __init__(self, settings: Settings, storage: Storage) -> None:
+    def __init__(self, settings: Settings, storage: Storage, *, metrics: InferenceMetrics | None = None) -> None:
+        self.metrics = metrics or InferenceMetrics()
         self._storage = storage
         self._device = torch.device(_device_name(settings.device))
         self._lock = threading.Lock()
@@ -74,6 +76,7 @@ class Engine:
             max_images=settings.batch_max_images,
             queue_max_images=settings.queue_max_images,
             wait_seconds=settings.batch_wait_ms / 1000,
+            metrics=self.metrics,
         )
 
     def get(self, version: ModelVersion) -> Served:

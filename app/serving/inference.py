@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.errors import FieldError, InvalidSpecError
+from app.errors import FieldError, InvalidSpecError, OverloadedError
 from app.schemas.inference import ClassScore, Embedding, Prediction
 from app.schemas.problems import Problem
 from app.serving.decode import BadImageError, decode_image
@@ -82,7 +83,7 @@ async def embed(engine: Engine, served: Served, *, pictures: Sequence[Picture]) 
 
 async def _answer(engine: Engine, served: Served, *, pictures: Sequence[Picture], output: Output) -> Answered:
     forward = served.rows(output)  # refuses what this model cannot answer before anything is decoded
-    with engine.batcher.admit(len(pictures)):
+    with _admitted(engine, len(pictures)):
         decoded = await asyncio.gather(*(_decode(engine, served, picture=picture) for picture in pictures))
         good = [index for index, image in enumerate(decoded) if not isinstance(image, str)]
         errors = {index: image for index, image in enumerate(decoded) if isinstance(image, str)}
@@ -91,6 +92,7 @@ async def _answer(engine: Engine, served: Served, *, pictures: Sequence[Picture]
         images = torch.from_numpy(np.stack([image for image in decoded if not isinstance(image, str)]))
         waiting = engine.batcher.submit((served.reference, output), images, forward=forward)
         rows = await asyncio.wrap_future(waiting)
+        engine.metrics.answered.labels(output).inc(len(good))
     return Answered(rows, {index: row for row, index in enumerate(good)}, errors)
 
 
@@ -103,7 +105,20 @@ async def _decode(engine: Engine, served: Served, *, picture: Picture) -> NDArra
             engine.decoders, lambda: decode_image(data, engine.limits, image_shape=served.card.image_shape)
         )
     except BadImageError as error:
+        engine.metrics.rejected.labels(error.reason).inc()
         return str(error)
+
+
+@contextmanager
+def _admitted(engine: Engine, count: int) -> Iterator[None]:
+    """Room for ``count`` images; those that find none are counted, too."""
+    with ExitStack() as room:
+        try:
+            room.enter_context(engine.batcher.admit(count))
+        except OverloadedError:
+            engine.metrics.rejected.labels("overloaded").inc(count)
+            raise
+        yield
 
 
 def _all_bad(errors: dict[int, str]) -> InvalidSpecError:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -113,11 +114,11 @@ def test_sigkill_of_child_worker_machine_and_api_in_one_pretraining(deployment: 
     assert checkpoints(deployment, job_id) == []
 
 
-def start_api(deployment: Deployment) -> tuple[subprocess.Popen[bytes], str]:
+def start_api(deployment: Deployment, **settings: Any) -> tuple[subprocess.Popen[bytes], str]:
     """The API in a process of its own, once it answers; with its address."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(port)]
-    process = deployment.start(command)
+    process = deployment.start(command, **settings)
     wait_for(lambda: listens(port), seconds=60, what="the API")
     return process, f"http://127.0.0.1:{port}"
 

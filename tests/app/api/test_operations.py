@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
-from app.queue import QUEUES
+from app.queue import QUEUES, broker_folder
 from app.records.session import Database
-from app.services import workers
+from app.services import models, workers
 from app.settings import Settings
 from tests.app.api.conftest import HERE, Register, assert_problem, make_model, resources_of
 from tests.app.api.test_submit import PRETRAIN
+from tests.servers import free_port
 
 
 def test_ready_names_what_is_missing(client: TestClient, database: Database, register: Register) -> None:
@@ -30,6 +32,53 @@ def test_ready_names_what_is_missing(client: TestClient, database: Database, reg
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert ready.json()["checks"]["models"]["detail"] == "loaded: tiny@1"
+
+
+def lose_broker(client: TestClient, register: Register) -> str:
+    shutil.rmtree(broker_folder(resources_of(client).settings))
+    return "broker: its folder is missing"
+
+
+def lose_weights(client: TestClient, register: Register) -> str:
+    register("tiny", make_model())
+    with resources_of(client).database.writing() as session:
+        models.set_alias(session, "tiny", alias="production", version=1)
+    shutil.rmtree(resources_of(client).settings.home / "storage")
+    return "models: the weights of tiny@1 cannot be loaded"
+
+
+def lose_tables(client: TestClient, register: Register) -> str:
+    for file in resources_of(client).settings.home.glob("clead.db*"):
+        file.unlink()
+    resources_of(client).database.engine.dispose()
+    return "database: does not answer or has no tables"
+
+
+@pytest.mark.parametrize("lose", [lose_broker, lose_weights, lose_tables])
+def test_each_thing_that_gets_lost_is_named(
+    client: TestClient, database: Database, register: Register, lose: Callable[[TestClient, Register], str]
+) -> None:
+    with database.writing() as session:
+        workers.beat(session, "w", host="h", pid=1, queues=QUEUES, job_id=None)
+    assert client.get("/readyz").status_code == 200
+    database.close()
+    says = lose(client, register)
+    answer = client.get("/readyz")
+    assert answer.status_code == 503 and says in answer.json()["detail"]
+    assert not answer.json()["checks"][says.partition(":")[0]]["ok"]
+
+
+def test_servers_that_do_not_answer_are_named(settings: Settings) -> None:
+    """A broker and a store on ports where nobody listens."""
+    away = {
+        "broker_url": f"redis://127.0.0.1:{free_port()}/0",
+        "storage_url": f"webhdfs://127.0.0.1:{free_port()}/artifacts",
+    }
+    with TestClient(create_app(settings.model_copy(update=away)), HERE) as client:
+        answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert "broker: does not answer" in answer.json()["detail"]
+    assert "storage: does not answer (ConnectionError)" in answer.json()["detail"]
 
 
 def test_without_tables_the_service_says_so(settings: Settings) -> None:

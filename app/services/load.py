@@ -1,0 +1,65 @@
+"""How much work waits, runs and has ended, for the metrics and for `clead doctor`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.records import FINAL, Job, epoch_now, utc_now
+
+UNFINISHED = ("queued", "running")
+RECOUNT_SECONDS = 60.0
+SHARE = 0.01
+"""Of the time, at most this share goes into counting again."""
+
+Counts = dict[tuple[str, str], int]
+
+
+class JobCounts:
+    """Jobs by kind and status. Threads may share it.
+
+    Unfinished jobs are counted at every call: an index leads to them, and they are few. Finished ones only pile up, to
+    millions; they are counted again after a minute, or after a hundred times as long as the last count took.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._finished: Counts = {}
+        self._count_again_at = -float("inf")
+
+    def read(self, session: Session) -> Counts:
+        """(kind, status) → number of jobs."""
+        began = self._clock()
+        if began >= self._count_again_at:
+            self._finished = _count(session, FINAL)
+            took = self._clock() - began
+            self._count_again_at = began + max(RECOUNT_SECONDS, took / SHARE)
+        return self._finished | _count(session, UNFINISHED)
+
+
+def _count(session: Session, statuses: Sequence[str]) -> Counts:
+    query = select(Job.kind, Job.status, func.count()).where(Job.status.in_(statuses)).group_by(Job.kind, Job.status)
+    return {(kind, status): number for kind, status, number in session.execute(query)}
+
+
+def oldest_waiting(session: Session) -> dict[str, timedelta]:
+    """Queue → age of its oldest job that a worker could take now; a queue without one is left out."""
+    waits = or_(Job.status == "queued", and_(Job.status == "running", Job.lease_until < epoch_now()))
+    query = (
+        select(Job.queue, func.min(Job.created_at, type_=Job.created_at.type))
+        .where(Job.queue.is_not(None), Job.status.in_(UNFINISHED), Job.cancel_requested.is_(False), waits)
+        .group_by(Job.queue)
+    )
+    return {str(queue): utc_now() - created for queue, created in session.execute(query)}
+
+
+def expired_leases(session: Session, *, seconds: float = 0.0) -> list[str]:
+    """Ids of the jobs that run by their row, while nobody has renewed their lease for ``seconds`` after its end."""
+    query = select(Job.id).where(
+        Job.status == "running", Job.queue.is_not(None), Job.lease_until < epoch_now() - seconds
+    )
+    return list(session.scalars(query.order_by(Job.id)))

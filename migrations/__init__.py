@@ -66,6 +66,12 @@ def refuse_newer(database: Database) -> None:
         _known_revision(connection, _alembic(connection)[1])
 
 
+def is_current(connection: Connection) -> bool:
+    """Whether the schema is this version's and not an older one; raises :class:`NewerSchemaError`."""
+    script = _alembic(connection)[1]
+    return _known_revision(connection, script) == script.get_current_head()
+
+
 @contextmanager
 def _alone(settings: Settings) -> Iterator[Connection]:
     """A transaction that no other process's migration runs beside."""

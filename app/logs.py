@@ -103,7 +103,6 @@ class _Json(JsonFormatter):
             rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"},
             # taskName: of asyncio, a number that says nothing. color_message: uvicorn's for a terminal.
             reserved_attrs=[*RESERVED_ATTRS, "context", "taskName", "color_message"],
-            json_ensure_ascii=False,
         )
         self._redact = redact
 
@@ -148,6 +147,7 @@ def _take_over_uvicorn() -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
         logger.propagate = name != "uvicorn.access"  # without any handler uvicorn does not log accesses at all
 
 

@@ -107,7 +107,9 @@ def postgres(*, password: str | None = None) -> Iterator[str]:
         with (Path(folder) / "log").open("w") as log:
             server = subprocess.Popen(command, stdout=log, stderr=log, **_as(user))
         try:
-            wait_for(lambda: listens(port), what="postgres")
+            # It listens before it takes connections.
+            asked = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+            wait_for(lambda: subprocess.run(asked).returncode == 0, what="postgres")
             user_info = "clead" if password is None else f"clead:{password}"
             yield f"postgresql+psycopg://{user_info}@127.0.0.1:{port}"
         finally:

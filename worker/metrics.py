@@ -33,6 +33,11 @@ class WorkerMetrics:
         self.taken_over = Counter(
             "clead_worker_jobs_taken_over", "Jobs claimed from a worker whose lease ran out.", registry=registry
         )
+        self.given_up = Counter(
+            "clead_worker_jobs_given_up",
+            "Jobs ended here because their workers had died too often, or before they could be cancelled.",
+            registry=registry,
+        )
         self._deaths = Counter(
             "clead_worker_child_deaths",
             "Job processes that died, by signal; EXIT: by themselves.",

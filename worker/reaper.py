@@ -66,7 +66,8 @@ class Reaper:
             )
         with worker.database.writing() as session:
             for job in claims.fail_exhausted(session, max_attempts=worker.settings.max_attempts):
-                log.warning("job %s is %s: its worker died", job.id, job.status)
+                log.warning("job %s is %s: its worker died", job.id, job.status, extra={"job_id": job.id})
+                worker.metrics.given_up.inc()
         if not worker.idle.is_set() or worker.stopping.is_set():
             return None
         with worker.database.session() as session:

@@ -68,7 +68,7 @@ class _Database(Collector):
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._counts = load.JobCounts()
+        self._finished = load.FinishedJobs()
         self._one = threading.Lock()  # scrapes that pile up must not take all connections
 
     def describe(self) -> Iterable[Metric]:
@@ -85,10 +85,14 @@ class _Database(Collector):
         yield from families
 
     def _read(self, session: Session) -> Iterable[Metric]:
-        jobs = GaugeMetricFamily("clead_jobs", "Jobs by kind and status.", labels=("kind", "status"))
-        for names, count in self._counts.read(session).items():
+        jobs = GaugeMetricFamily("clead_jobs", "Unfinished jobs by kind and status.", labels=("kind", "status"))
+        for names, count in load.unfinished_jobs(session).items():
             jobs.add_metric(names, count)
         yield jobs
+        finished = GaugeMetricFamily("clead_jobs_finished", "Finished jobs by status.", labels=("status",))
+        for status, count in self._finished.read(session).items():
+            finished.add_metric((status,), count)
+        yield finished
         age = GaugeMetricFamily(
             "clead_queue_age_seconds", "Age of the oldest job that a worker could take now.", labels=("queue",)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 
 from sqlalchemy import and_, func, or_, select
@@ -16,34 +16,35 @@ RECOUNT_SECONDS = 60.0
 SHARE = 0.01
 """Of the time, at most this share goes into counting again."""
 
-Counts = dict[tuple[str, str], int]
 
+class FinishedJobs:
+    """Finished jobs by status. Threads may share it.
 
-class JobCounts:
-    """Jobs by kind and status. Threads may share it.
-
-    Unfinished jobs are counted at every call: an index leads to them, and they are few. Finished ones only pile up, to
-    millions; they are counted again after a minute, or after a hundred times as long as the last count took.
+    They pile up, to millions: an index alone is read, which knows no kinds, and they are counted again after a minute,
+    or after a hundred times as long as the last count took.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._finished: Counts = {}
+        self._counted: dict[str, int] = {}
         self._count_again_at = -float("inf")
 
-    def read(self, session: Session) -> Counts:
-        """(kind, status) → number of jobs."""
+    def read(self, session: Session) -> dict[str, int]:
+        """Status → number of jobs."""
         began = self._clock()
         if began >= self._count_again_at:
-            self._finished = _count(session, FINAL)
+            query = select(Job.status, func.count()).where(Job.status.in_(FINAL)).group_by(Job.status)
+            found = {row[0]: row[1] for row in session.execute(query)}
+            self._counted = {status: found.get(status, 0) for status in FINAL}
             took = self._clock() - began
             self._count_again_at = began + max(RECOUNT_SECONDS, took / SHARE)
-        return self._finished | _count(session, UNFINISHED)
+        return self._counted
 
 
-def _count(session: Session, statuses: Sequence[str]) -> Counts:
-    query = select(Job.kind, Job.status, func.count()).where(Job.status.in_(statuses)).group_by(Job.kind, Job.status)
-    return {(kind, status): number for kind, status, number in session.execute(query)}
+def unfinished_jobs(session: Session) -> dict[tuple[str, str], int]:
+    """(kind, status) → number of queued and running jobs; an index leads to them, and they are few."""
+    query = select(Job.kind, Job.status, func.count()).where(Job.status.in_(UNFINISHED))
+    return {(kind, status): n for kind, status, n in session.execute(query.group_by(Job.kind, Job.status))}
 
 
 def oldest_waiting(session: Session) -> dict[str, timedelta]:

@@ -140,6 +140,18 @@ def test_text_is_for_a_person_and_nothing_sent_by_a_client_looks_like_a_line() -
     assert lines[1] == r"    2026-01-01T00:00:00.000Z ERROR app: stolen\r\x1b[31mred\u2028"
 
 
+def test_the_least_level_holds_for_the_servers_own_records_too() -> None:
+    """The server has given its loggers a level before this log is configured."""
+    seen = records_of("""
+        from uvicorn.config import Config
+        Config("x:y")
+        logs.configure("json", level="warning")
+        logging.getLogger("uvicorn.error").info("started")
+        logging.getLogger("uvicorn.error").warning("odd \u2028 \u00e9")
+    """)
+    assert [each["message"] for each in seen] == ["odd \u2028 \u00e9"]
+
+
 def test_auto_is_json_where_nobody_sits_at_a_terminal() -> None:
     assert json.loads(stderr_of('log.info("x")', form="auto"))["message"] == "x"
 

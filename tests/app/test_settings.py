@@ -35,3 +35,15 @@ def test_every_option_is_described_and_passwords_are_masked() -> None:
     assert {row[0] for row in rows} == {f"CLEAD_{name.upper()}" for name in Settings.model_fields}
     assert all(row[3] for row in rows)
     assert "hunter2" not in str(rows) and "postgresql+psycopg://me:***@host/db" in str(rows)
+
+
+def test_passwords_are_masked_in_every_form_of_a_url() -> None:
+    for url in ("redis://:hunter2@host/0", "redis://:p%40hunter2%2Fx@host/0", "rediss://me:a@hunter2/b@host/0"):
+        row = next(row for row in Settings(broker_url=url).described() if row[0] == "CLEAD_BROKER_URL")
+        assert "hunter2" not in str(row) and row[1].endswith(":***@host/0")
+
+
+def test_a_wrong_value_is_refused_without_telling_the_others() -> None:
+    with pytest.raises(ValidationError, match="twice heartbeat_seconds") as refused:
+        Settings(broker_url="redis://:hunter2@host/0", lease_seconds=1, heartbeat_seconds=1)
+    assert "hunter2" not in str(refused.value)

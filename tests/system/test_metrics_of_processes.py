@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import httpx
-import pytest
 
+from app.services.submission import add_job
 from tests.app.api.test_telemetry import Samples, samples
 from tests.deployment import Deployment
 from tests.servers import free_port, wait_for
@@ -69,7 +68,7 @@ def test_a_worker_tells_of_its_jobs_and_of_a_killed_child(laptop: Deployment) ->
     state = samples(httpx.get(f"{url}/metrics", timeout=60).text)
     assert state[("clead_workers", "train")] == state[("clead_workers", "evaluate")] == 1
     assert state[("clead_http_requests_total", "POST", "/jobs/train", "202")] == 1
-    assert state[("clead_jobs", "train", "succeeded")] == 1
+    assert state[("clead_jobs_finished", "succeeded")] == 1
     worker.process.terminate()
     assert worker.process.wait(60) == 0
 
@@ -87,14 +86,18 @@ def test_a_lost_lease_is_told_by_the_loser_and_by_who_takes_over(laptop: Deploym
     second.wait_for("clead_worker_jobs_taken_over_total")
 
 
-@pytest.mark.parametrize("taken", [True, False])
-def test_a_worker_without_a_free_port_says_so(laptop: Deployment, tmp_path: Path, taken: bool) -> None:
+def test_a_job_beyond_help_is_told(laptop: Deployment) -> None:
+    with laptop.database.writing() as session:
+        job = add_job(session, kind="train", queue="train", spec={})
+        job.status, job.owner, job.lease_until, job.failures = "running", "gone", 0.0, 99
+    worker = Metered(laptop)
+    worker.wait_for("clead_worker_jobs_given_up_total")
+    assert laptop.job(job.id).status == "failed"
+
+
+def test_a_worker_whose_port_is_taken_says_so(laptop: Deployment) -> None:
     first = Metered(laptop)
     first.wait_for("clead_worker_busy", above=-0.5)
-    port = first.port if taken else 0
-    second = laptop.start_worker(metrics_port=port)
-    if taken:
-        assert second.wait(60) == 1
-        assert "each worker needs a port of its own" in laptop.log.read_text()
-    else:
-        wait_for(lambda: laptop.log.read_text().count("serves train") == 2, seconds=60, what="the second worker")
+    second = laptop.start_worker(metrics_port=first.port)
+    assert second.wait(60) == 1
+    assert "each worker needs a port of its own" in laptop.log.read_text()

@@ -4,42 +4,41 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from sqlalchemy.orm import Session
+
 from app.records import epoch_now, utc_now
 from app.records.session import Database
 from app.services import load
 from app.services.submission import add_job
 
 
+def add(session: Session, status: str) -> None:
+    add_job(session, kind="train", queue="train", spec={}).status = status
+    session.flush()
+
+
 def test_finished_jobs_are_counted_again_after_a_while_and_others_at_once(database: Database) -> None:
     now = 0.0
-    counts = load.JobCounts(clock=lambda: now)
-
-    def add(status: str) -> None:
-        with database.writing() as session:
-            add_job(session, kind="train", queue="train", spec={}).status = status
-
-    def read() -> load.Counts:
-        with database.session() as session:
-            return counts.read(session)
-
-    add("succeeded")
-    assert read() == {("train", "succeeded"): 1}
-    add("succeeded")
-    add("queued")
-    assert read() == {("train", "succeeded"): 1, ("train", "queued"): 1}
-    now = load.RECOUNT_SECONDS
-    assert read() == {("train", "succeeded"): 2, ("train", "queued"): 1}
+    finished = load.FinishedJobs(clock=lambda: now)
+    with database.writing() as session:
+        add(session, "succeeded")
+        assert finished.read(session) == {"succeeded": 1, "failed": 0, "cancelled": 0}
+        for status in ("succeeded", "queued", "running", "queued"):
+            add(session, status)
+        assert finished.read(session)["succeeded"] == 1
+        assert load.unfinished_jobs(session) == {("train", "queued"): 2, ("train", "running"): 1}
+        now = load.RECOUNT_SECONDS
+        assert finished.read(session)["succeeded"] == 2
 
 
 def test_a_count_that_takes_long_is_made_seldom(database: Database) -> None:
     ticks = iter((0.0, 5.0, 499.0, 501.0, 501.0))
-    counts = load.JobCounts(clock=lambda: next(ticks))
+    finished = load.FinishedJobs(clock=lambda: next(ticks))
     found = []
-    for _ in range(3):
-        with database.writing() as session:
-            add_job(session, kind="train", queue="train", spec={}).status = "failed"
-            session.flush()
-            found.append(counts.read(session)[("train", "failed")])
+    with database.writing() as session:
+        for _ in range(3):
+            add(session, "failed")
+            found.append(finished.read(session)["failed"])
     assert found == [1, 1, 3], "it took 5 s, so that 500 s pass before the next"
 
 

@@ -71,9 +71,18 @@ def make_settings(kind: str, request: pytest.FixtureRequest, home: Path, **value
 @pytest.fixture(params=DEPLOYMENTS)
 def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
     """A migrated installation without a worker, on each pair of database and broker."""
-    settings = make_settings(request.param, request, tmp_path / "home")
+    yield from _installed(make_settings(request.param, request, tmp_path / "home"), tmp_path)
+
+
+@pytest.fixture
+def laptop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
+    """The same on SQLite and a folder alone, where the pair makes no difference."""
+    yield from _installed(make_settings("sqlite+filesystem", request, tmp_path / "home"), tmp_path)
+
+
+def _installed(settings: Settings, folder: Path) -> Iterator[Deployment]:
     upgrade(settings)
-    made = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), tmp_path / "log")
+    made = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), folder / "log")
     yield made
     made.close()
 

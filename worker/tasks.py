@@ -58,10 +58,10 @@ def _attempt(worker: Worker, claim: Claim) -> None:
         with LeaseKeeper(worker, claim) as lease:
             began = time.monotonic()
             ending = Attempt(worker, claim, folder=folder, lease=lease).run()
-            kind = "cancelled" if lease.cancelled and ending.kind in ("stopped", "died") else ending.kind
+            ended = "cancelled" if lease.cancelled and ending.kind in ("stopped", "died") else ending.kind
             seconds = time.monotonic() - began
-            worker.metrics.attempt_ended(claim.kind, kind, seconds=seconds)
-            log.info("job %s: attempt %d is %s after %.1f s", claim.job_id, claim.attempt, kind, seconds)
+            worker.metrics.attempt_ended(claim.kind, ended, seconds=seconds)
+            log.info("job %s: attempt %d is %s after %.1f s", claim.job_id, claim.attempt, ended, seconds)
             if ending.kind == "done":
                 # The lease is kept while the weights travel to the storage.
                 lease.flush()

@@ -30,9 +30,6 @@ from tests.conftest import new_database
 from tests.deployment import Deployment
 from tests.servers import free_port, redis_on, wait_for
 from tests.system.test_faults import start_api
-from tests.system.test_logs_of_processes import laptop
-
-__all__ = ["laptop"]
 
 Found = dict[str, list[tuple[str, str]]]
 
@@ -132,6 +129,15 @@ def test_a_home_that_cannot_be(laptop: Deployment, tmp_path: Path) -> None:
     assert status == 1 and "cannot be written to" in troubles(found)["home"]
     status, found = doctor(laptop, home=tmp_path / ("x" * 300))
     assert status == 1 and "File name too long" in troubles(found)["home"]
+
+
+def test_a_disk_that_is_nearly_full(laptop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faked: a test has no disk of its own to fill."""
+    for free, status in ((3 * 2**30, "ok"), (2**30, "warning"), (100 * 2**20, "failed")):
+        usage = shutil.disk_usage("/")._replace(free=free)
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+            assert doctor(laptop)[1]["disk"][0][0] == status
 
 
 def test_a_device_that_is_not_there(laptop: Deployment) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from app.records.session import Database
 from app.security import new_token
 from app.storage import Storage
-from migrations import upgrade
 from tests import servers
 from tests.conftest import make_settings
 from tests.deployment import Deployment
@@ -26,15 +24,6 @@ from tests.system.test_faults import child_of, start_api
 from tests.system.test_serve import BODY, serving
 
 SECRET = "battery-staple-7Hq"
-
-
-@pytest.fixture
-def laptop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
-    settings = make_settings("sqlite+filesystem", request, tmp_path / "home")
-    upgrade(settings)
-    made = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), tmp_path / "log")
-    yield made
-    made.close()
 
 
 def records(deployment: Deployment) -> list[dict[str, Any]]:

@@ -13,10 +13,7 @@ from tests.app.api.test_telemetry import Samples, samples
 from tests.deployment import Deployment
 from tests.servers import free_port, wait_for
 from tests.system.test_faults import child_of, start_api, wait_for_checkpoint
-from tests.system.test_logs_of_processes import laptop
 from tests.system.test_serve import BODY
-
-__all__ = ["laptop"]
 
 LONG = {**BODY, "epochs": 2000}
 

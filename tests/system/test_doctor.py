@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
@@ -80,10 +81,11 @@ def beat(deployment: Deployment, *queues: str) -> None:
 def test_a_whole_deployment_with_api_and_worker(deployment: Deployment) -> None:
     """On both pairs of database and broker; looking leaves nothing behind."""
     register(deployment, alias="production")
-    api, url = start_api(deployment)
-    worker = deployment.start_worker()
-    wait_for(lambda: "serves train" in deployment.tail(), seconds=60, what="the worker")
-    status, found = doctor(deployment, "--url", url, "--deep")
+    patient = {"lease_seconds": 60.0}  # on a busy machine a sign of life may be late
+    api, url = start_api(deployment, **patient)
+    worker = deployment.start_worker(**patient)
+    wait_for(lambda: httpx.get(f"{url}/readyz", timeout=60).status_code == 200, seconds=120, what="a worker")
+    status, found = doctor(deployment, "--url", url, "--deep", **patient)
     assert troubles(found) == {} and status == 0
     expected = ["settings", "home", "disk", "device", "database", "clock", "broker", "storage", "tokens", "secret key"]
     expected += ["weights", "aliases", "workers", "abandoned jobs", "waiting jobs", "api"]

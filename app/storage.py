@@ -1,12 +1,14 @@
-"""Content-addressed artifacts (weights, checkpoints, uploads, pictures) on any fsspec URL: file://, s3://, memory://, …
+"""Content-addressed artifacts (weights, checkpoints, uploads, pictures) on any fsspec URL: file://, s3://, …
 
 An artifact's name is the SHA-256 of its bytes, so that equal bytes are kept once and a read can be verified.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
+import logging
 import os
 import re
 import shutil
@@ -15,14 +17,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from app.errors import NotFoundError, UnavailableError
+from app.errors import DomainError, NotFoundError, UnavailableError
+
+log = logging.getLogger(__name__)
 
 CHUNK = 1024 * 1024
+BLOCK = 16 * CHUNK
+"""Bytes of one request to an object store; larger artifacts travel in parts."""
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class StorageError(UnavailableError):
+    """The storage does not answer, or refuses."""
 
 
 class CorruptArtifactError(UnavailableError):
@@ -37,23 +49,52 @@ class Artifact:
     size: int
 
 
+@dataclass(frozen=True)
+class Found:
+    """A file of the storage: an artifact, or the rest of one whose writer was killed. ``modified``: epoch seconds."""
+
+    name: str
+    size: int
+    modified: float
+    path: str
+
+
 class Storage:
-    """Artifacts below one URL. Threads and processes may share it: a file appears whole or not at all."""
+    """Artifacts below one URL. Threads and processes may share it: a file appears whole or not at all.
+
+    Every method raises :class:`StorageError` where the storage does not answer.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._system, self._root = fsspec.url_to_fs(url)
+        self._system, self._root = fsspec.url_to_fs(url, **_options(url))
+        self._local = "file" in self._system.protocol
+        if hasattr(self._system, "retries"):
+            self._system.retries = 2  # s3fs's own, which also begins a broken read anew, around those of botocore
 
     def scoped(self, folder: str) -> Storage:
         """A storage of its own below this one, whose artifacts may be deleted without a thought for other users."""
-        return Storage(f"{self.url.rstrip('/')}/{folder}")
+        scope = copy.copy(self)
+        scope.url = f"{self.url.rstrip('/')}/{folder}"
+        scope._root = f"{self._root}/{folder}"
+        return scope
+
+    def check(self) -> None:
+        """StorageError unless the storage answers and, in an object store, its bucket is there."""
+        if self._local:
+            self.exists("0" * 64)
+            return
+        try:
+            with _backend_errors():
+                self._system.info(self._root.partition("/")[0])
+        except FileNotFoundError:
+            raise StorageError("the storage has no such bucket") from None
 
     def put_file(self, path: Path) -> Artifact:
         """Store the bytes of ``path``."""
         with path.open("rb") as file:
             artifact = _measure(file)
-            file.seek(0)
-            self._write(artifact, file)
+        self.ensure(artifact, path)
         return artifact
 
     def put_bytes(self, data: bytes) -> Artifact:
@@ -62,10 +103,17 @@ class Storage:
         self._write(artifact, io.BytesIO(data))
         return artifact
 
+    def ensure(self, artifact: Artifact, path: Path) -> None:
+        """Store the bytes of ``path``, which are those of ``artifact``, unless they are there."""
+        with path.open("rb") as file:
+            self._write(artifact, file)
+
     def open(self, sha256: str) -> BinaryIO:
         """The artifact for reading, unverified (use :meth:`fetch` before trusting bytes); NotFoundError."""
+        path = self._path(sha256)
         try:
-            return cast(BinaryIO, self._system.open(self._path(sha256), "rb"))
+            with _backend_errors():
+                return cast(BinaryIO, self._system.open(path, "rb", block_size=BLOCK))
         except FileNotFoundError:
             raise NotFoundError(f"the storage holds no artifact {sha256}") from None
 
@@ -79,62 +127,147 @@ class Storage:
         digest = hashlib.sha256()
         try:
             with self.open(sha256) as source, partial.open("wb") as target:
-                while chunk := source.read(CHUNK):
+                for chunk in _chunks(source):
                     digest.update(chunk)
                     target.write(chunk)
             if digest.hexdigest() != sha256:
                 raise CorruptArtifactError(f"artifact {sha256} is damaged: its bytes hash to {digest.hexdigest()}")
             partial.replace(into)
+        except FileNotFoundError:
+            raise NotFoundError(f"artifact {sha256} was deleted while it was read") from None
         finally:
             partial.unlink(missing_ok=True)
         return into
 
     def exists(self, sha256: str) -> bool:
-        return bool(self._system.exists(self._path(sha256)))
+        with _backend_errors():
+            return bool(self._system.exists(self._path(sha256)))
 
     def delete(self, sha256: str) -> None:
         """Remove the artifact; one that is gone already is no error."""
-        try:
-            self._system.rm_file(self._path(sha256))
-        except FileNotFoundError:
-            return
+        self._remove(self._path(sha256))
+
+    def remove(self, found: Found) -> None:
+        """Remove what :meth:`find` told of; what is gone already is no error."""
+        self._remove(found.path)
 
     def clear(self) -> None:
         """Remove every artifact of this (scoped) storage."""
         try:
-            self._system.rm(self._root, recursive=True)
+            with _backend_errors():
+                self._system.rm(self._root, recursive=True)
         except FileNotFoundError:
             return
+
+    def find(self, prefix: str = "") -> list[Found]:
+        """What lies here. In the storage itself, which has scopes beside its artifacts, give their first two digits."""
+        with _backend_errors():
+            listed = self._system.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
+        return [
+            Found(path.rpartition("/")[2], info["size"], _modified(info), path)
+            for path, info in listed.items()
+            if info["type"] == "file"
+        ]
+
+    def scopes(self, folder: str) -> list[str]:
+        """Names of the scopes ``folder/…`` that hold something."""
+        try:
+            with _backend_errors():
+                return [
+                    path.rstrip("/").rpartition("/")[2] for path in self._system.ls(f"{self._root}/{folder}", False)
+                ]
+        except FileNotFoundError:
+            return []
 
     def _path(self, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):
             raise NotFoundError(f"{sha256!r} is not the name of an artifact")
         return f"{self._root}/{sha256[:2]}/{sha256}"
 
+    def _remove(self, path: str) -> None:
+        try:
+            with _backend_errors():
+                self._system.rm_file(path)
+        except FileNotFoundError:
+            return
+
     def _write(self, artifact: Artifact, source: BinaryIO) -> None:
         path = self._path(artifact.sha256)
-        if self._system.exists(path) and self._system.size(path) == artifact.size:
-            return
-        folder = path.rpartition("/")[0]
-        self._system.makedirs(folder, exist_ok=True)
-        with self._new_file(f"{folder}/.{artifact.sha256}.{uuid.uuid4().hex}", path) as target:
-            shutil.copyfileobj(source, target, CHUNK)
-
-    @contextmanager
-    def _new_file(self, temporary: str, path: str) -> Iterator[BinaryIO]:
-        """A file that takes its name once it is whole: by a rename on disk; object stores do so by themselves."""
-        if "file" not in self._system.protocol:
-            with self._system.open(path, "wb") as target:
-                yield target
-            return
         try:
-            with Path(temporary).open("wb") as target:
-                yield target
+            with _backend_errors():
+                if self._size(path) == artifact.size:
+                    return
+                self._copy(source, path) if self._local else self._upload(source, path, size=artifact.size)
+        except FileNotFoundError as error:
+            raise StorageError(f"the storage has no place for {artifact.sha256}") from error
+
+    def _size(self, path: str) -> int | None:
+        """Bytes at ``path``; None: there is nothing."""
+        try:
+            return int(self._system.info(path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def _copy(self, source: BinaryIO, path: str) -> None:
+        """On a disk the file takes its name by a rename, once it is whole."""
+        folder, _, name = path.rpartition("/")
+        temporary = Path(folder) / f".{name}.{uuid.uuid4().hex}"
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as target:
+                shutil.copyfileobj(source, target, CHUNK)
                 target.flush()
                 os.fsync(target.fileno())
-            Path(temporary).replace(path)
+            temporary.replace(path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+    def _upload(self, source: BinaryIO, path: str, *, size: int) -> None:
+        """In an object store an object appears whole: with its only request, or when its parts are put together."""
+        if size <= BLOCK:
+            self._system.pipe_file(path, source.read())
+            return
+        target = self._system.open(path, "wb", block_size=BLOCK, autocommit=False)
+        try:
+            shutil.copyfileobj(source, target, CHUNK)
+            target.close()
+            target.commit()
+        except BaseException:
+            # Closing, which leaving a `with` block would do, puts together the parts that came so far.
+            target.closed = True
+            target.discard()
+            raise
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Other processes write as well, so no listing is remembered; and a dead S3 is to be noticed within seconds.
+
+    Endpoint, region and keys come from where botocore looks for them: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ….
+    """
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if url.startswith(("s3://", "s3a://")):
+        retries = {"mode": "standard", "total_max_attempts": 2}
+        options["config_kwargs"] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+            "retries": retries,
+        }
+    return options
+
+
+@contextmanager
+def _backend_errors() -> Iterator[None]:
+    """StorageError for whatever the file system raises: each of fsspec's has errors of its own beside OSError.
+
+    FileNotFoundError passes: what it means is for the caller to say.
+    """
+    try:
+        yield
+    except (DomainError, FileNotFoundError):
+        raise
+    except Exception as error:
+        log.warning("the storage failed: %s: %s", type(error).__name__, error)
+        raise StorageError(f"the storage does not answer ({type(error).__name__})") from error
 
 
 def _measure(file: BinaryIO) -> Artifact:
@@ -143,3 +276,17 @@ def _measure(file: BinaryIO) -> Artifact:
         digest.update(chunk)
         size += len(chunk)
     return Artifact(digest.hexdigest(), size)
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    while True:
+        with _backend_errors():
+            chunk = source.read(CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """Each file system calls it something else."""
+    return float(info["LastModified"].timestamp() if "LastModified" in info else info["mtime"])

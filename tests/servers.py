@@ -1,4 +1,4 @@
-"""Real Redis and PostgreSQL servers on free ports, for the length of a ``with`` block."""
+"""Real Redis, PostgreSQL and S3 servers on free ports, for the length of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -65,6 +66,26 @@ def redis_on(port: int, folder: Path) -> Iterator[str]:
     try:
         wait_for(lambda: listens(port), what="redis-server")
         yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """Yields the endpoint of an S3 server that keeps its buckets in memory and takes any keys."""
+    with s3_on(free_port()) as url:
+        yield url
+
+
+@contextmanager
+def s3_on(port: int) -> Iterator[str]:
+    """The S3 server on a given port, so that a test can let it go away and come back, empty."""
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: listens(port), what="the S3 server")
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()

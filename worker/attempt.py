@@ -102,7 +102,7 @@ class Attempt:
         storage = self._worker.checkpoints_of(self._claim.job_id)
         try:
             artifact = storage.put_file(path)
-        except OSError:
+        except (DomainError, OSError):
             log.warning("job %s: the checkpoint of step %d is lost", self._claim.job_id, step, exc_info=True)
             return
         finally:

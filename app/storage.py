@@ -31,6 +31,7 @@ BLOCK = 16 * CHUNK
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PARTIAL = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{32}")
 
 
 class StorageError(UnavailableError):
@@ -51,12 +52,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Found:
-    """A file of the storage: an artifact, or the rest of one whose writer was killed. ``modified``: epoch seconds."""
+    """An artifact, or the rest of one whose writer was killed. ``modified`` is in epoch seconds."""
 
     name: str
     size: int
     modified: float
-    path: str
 
 
 class Storage:
@@ -117,6 +117,14 @@ class Storage:
         except FileNotFoundError:
             raise NotFoundError(f"the storage holds no artifact {sha256}") from None
 
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a small artifact, unverified; NotFoundError."""
+        try:
+            with self.open(sha256) as source:
+                return b"".join(_chunks(source))
+        except FileNotFoundError:
+            raise NotFoundError(f"artifact {sha256} was deleted while it was read") from None
+
     def fetch(self, sha256: str, into: Path) -> Path:
         """Copy the artifact to the file ``into`` and verify it on the way; it appears there only when it is right.
 
@@ -143,13 +151,14 @@ class Storage:
         with _backend_errors():
             return bool(self._system.exists(self._path(sha256)))
 
-    def delete(self, sha256: str) -> None:
-        """Remove the artifact; one that is gone already is no error."""
-        self._remove(self._path(sha256))
-
-    def remove(self, found: Found) -> None:
-        """Remove what :meth:`find` told of; what is gone already is no error."""
-        self._remove(found.path)
+    def delete(self, name: str) -> None:
+        """Remove an artifact by its hash, or a rest by the name that :meth:`find` told; none there is no error."""
+        path = f"{self._root}/{name[1:3]}/{name}" if _PARTIAL.fullmatch(name) else self._path(name)
+        try:
+            with _backend_errors():
+                self._system.rm_file(path)
+        except FileNotFoundError:
+            return
 
     def clear(self) -> None:
         """Remove every artifact of this (scoped) storage."""
@@ -163,10 +172,11 @@ class Storage:
         """What lies here. In the storage itself, which has scopes beside its artifacts, give their first two digits."""
         with _backend_errors():
             listed = self._system.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
+        named = ((path.rpartition("/")[2], info) for path, info in listed.items())
         return [
-            Found(path.rpartition("/")[2], info["size"], _modified(info), path)
-            for path, info in listed.items()
-            if info["type"] == "file"
+            Found(name, info["size"], _modified(info))
+            for name, info in named
+            if _SHA256.fullmatch(name) or _PARTIAL.fullmatch(name)
         ]
 
     def scopes(self, folder: str) -> list[str]:
@@ -183,13 +193,6 @@ class Storage:
         if not _SHA256.fullmatch(sha256):
             raise NotFoundError(f"{sha256!r} is not the name of an artifact")
         return f"{self._root}/{sha256[:2]}/{sha256}"
-
-    def _remove(self, path: str) -> None:
-        try:
-            with _backend_errors():
-                self._system.rm_file(path)
-        except FileNotFoundError:
-            return
 
     def _write(self, artifact: Artifact, source: BinaryIO) -> None:
         path = self._path(artifact.sha256)

@@ -125,9 +125,20 @@ def test_finding_what_lies_there(storage: Storage) -> None:
     assert (found.name, found.size) == (artifact.sha256, 3)
     assert before - 2 <= found.modified <= time.time() + 2
     assert storage.find("00") == []
-    storage.remove(found)
-    storage.remove(found)
+    storage.delete(found.name)
     assert not storage.exists(artifact.sha256)
+
+
+def test_what_a_killed_writer_left_is_found_and_can_be_deleted(tmp_path: Path) -> None:
+    storage = Storage(f"file://{tmp_path}/store")
+    artifact = storage.put_bytes(b"abc")
+    folder = tmp_path / "store" / artifact.sha256[:2]
+    rest = folder / f".{artifact.sha256}.{'0' * 32}"
+    rest.write_bytes(b"ab")
+    (folder / "not-ours").write_bytes(b"")
+    assert sorted(names(storage)) == [rest.name, artifact.sha256]
+    storage.delete(rest.name)
+    assert sorted(path.name for path in folder.iterdir()) == [artifact.sha256, "not-ours"]
 
 
 def test_many_threads_write_the_same_bytes(storage: Storage, tmp_path: Path) -> None:

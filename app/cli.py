@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from app.cli_prune import prune
 from app.cli_token import token_commands
 from app.client import ApiError, Client
 from app.settings import Settings
@@ -24,6 +25,7 @@ cli = typer.Typer(
     help="Train, attack, compare and serve robust image classifiers.",
 )
 cli.add_typer(token_commands, name="token")
+cli.command()(prune)
 console = Console()
 
 Url = Annotated[str, typer.Option("--url", envvar="CLEAD_URL", help="address of the service")]

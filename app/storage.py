@@ -69,6 +69,7 @@ class Storage:
         self.url = url
         self._system, self._root = fsspec.url_to_fs(url, **_options(url))
         self._local = "file" in self._system.protocol
+        self._scope = False
         if hasattr(self._system, "retries"):
             self._system.retries = 2  # s3fs's own, which also begins a broken read anew, around those of botocore
 
@@ -76,7 +77,7 @@ class Storage:
         """A storage of its own below this one, whose artifacts may be deleted without a thought for other users."""
         scope = copy.copy(self)
         scope.url = f"{self.url.rstrip('/')}/{folder}"
-        scope._root = f"{self._root}/{folder}"
+        scope._root, scope._scope = f"{self._root}/{folder}", True
         return scope
 
     def check(self) -> None:
@@ -159,6 +160,8 @@ class Storage:
                 self._system.rm_file(path)
         except FileNotFoundError:
             return
+        if self._local and self._scope:
+            _remove_empty(Path(path).parent, Path(self._root))
 
     def clear(self) -> None:
         """Remove every artifact of this (scoped) storage."""
@@ -169,15 +172,19 @@ class Storage:
             return
 
     def find(self, prefix: str = "") -> list[Found]:
-        """What lies here. In the storage itself, which has scopes beside its artifacts, give their first two digits."""
+        """What lies here; in the storage itself, which has scopes beside its artifacts, on one of its shelves."""
         with _backend_errors():
-            listed = self._system.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
+            listed = self._system.find(self._below(prefix), detail=True)
         named = ((path.rpartition("/")[2], info) for path, info in listed.items())
         return [
             Found(name, info["size"], _modified(info))
             for name, info in named
             if _SHA256.fullmatch(name) or _PARTIAL.fullmatch(name)
         ]
+
+    def shelves(self) -> list[str]:
+        """The first two digits of the artifacts that lie here."""
+        return [name for name in self.scopes("") if re.fullmatch(r"[0-9a-f]{2}", name)]
 
     def scopes(self, folder: str) -> list[str]:
         """Names of the scopes ``folder/…`` that hold something."""
@@ -188,6 +195,9 @@ class Storage:
                 ]
         except FileNotFoundError:
             return []
+
+    def _below(self, folder: str) -> str:
+        return f"{self._root}/{folder}".rstrip("/")
 
     def _path(self, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):
@@ -215,9 +225,8 @@ class Storage:
         """On a disk the file takes its name by a rename, once it is whole."""
         folder, _, name = path.rpartition("/")
         temporary = Path(folder) / f".{name}.{uuid.uuid4().hex}"
-        temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as target:
+            with _create(temporary) as target:
                 shutil.copyfileobj(source, target, CHUNK)
                 target.flush()
                 os.fsync(target.fileno())
@@ -271,6 +280,25 @@ def _backend_errors() -> Iterator[None]:
     except Exception as error:
         log.warning("the storage failed: %s: %s", type(error).__name__, error)
         raise StorageError(f"the storage does not answer ({type(error).__name__})") from error
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file, and the folders above it, which another may remove in between because they are empty."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return path.open("wb")
+        except FileNotFoundError:
+            continue
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Each in turn, up to the first that holds something."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _measure(file: BinaryIO) -> Artifact:

@@ -42,6 +42,7 @@ class Database:
         On SQLite it takes the write lock at once: a lock asked for after a read fails when another has written since.
         """
         with Session(self._writing, expire_on_commit=False) as session, session.begin():
+            session.connection()  # begins now, and not with the first statement
             yield session
 
     def close(self) -> None:

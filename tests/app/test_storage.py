@@ -117,6 +117,15 @@ def test_a_scope_is_separate_and_can_be_cleared(storage: Storage) -> None:
     assert longer.exists(inside.sha256) and storage.exists(kept.sha256)
 
 
+def test_an_emptied_scope_is_gone(storage: Storage) -> None:
+    scope = storage.scoped("examples/1")
+    kept = [scope.put_bytes(data).sha256 for data in (b"a", b"b")]
+    scope.delete(kept[0])
+    assert storage.scopes("examples") == ["1"]
+    scope.delete(kept[1])
+    assert storage.scopes("examples") == []
+
+
 def test_finding_what_lies_there(storage: Storage) -> None:
     before = time.time()
     artifact = storage.put_bytes(b"abc")

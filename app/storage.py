@@ -8,34 +8,23 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import logging
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import fsspec
-
-from app.errors import DomainError, NotFoundError, UnavailableError
-
-log = logging.getLogger(__name__)
+from app.errors import NotFoundError, UnavailableError
+from app.file_systems import StorageError, backend_errors, modified, open_system
 
 CHUNK = 1024 * 1024
 BLOCK = 16 * CHUNK
 """Bytes of one request to an object store; larger artifacts travel in parts."""
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 10.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{32}")
-
-
-class StorageError(UnavailableError):
-    """The storage does not answer, or refuses."""
 
 
 class CorruptArtifactError(UnavailableError):
@@ -67,11 +56,9 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._system, self._root = fsspec.url_to_fs(url, **_options(url))
+        self._system, self._root = open_system(url)
         self._local = "file" in self._system.protocol
         self._scope = False
-        if hasattr(self._system, "retries"):
-            self._system.retries = 2  # s3fs's own, which also begins a broken read anew, around those of botocore
 
     def scoped(self, folder: str) -> Storage:
         """A storage of its own below this one, whose artifacts may be deleted without a thought for other users."""
@@ -86,7 +73,7 @@ class Storage:
             self.exists("0" * 64)
             return
         try:
-            with _backend_errors():
+            with backend_errors():
                 self._system.info(self._root.partition("/")[0])
         except FileNotFoundError:
             raise StorageError("the storage has no such bucket") from None
@@ -113,7 +100,7 @@ class Storage:
         """The artifact for reading, unverified (use :meth:`fetch` before trusting bytes); NotFoundError."""
         path = self._path(sha256)
         try:
-            with _backend_errors():
+            with backend_errors():
                 return cast(BinaryIO, self._system.open(path, "rb", block_size=BLOCK))
         except FileNotFoundError:
             raise NotFoundError(f"the storage holds no artifact {sha256}") from None
@@ -149,14 +136,14 @@ class Storage:
         return into
 
     def exists(self, sha256: str) -> bool:
-        with _backend_errors():
+        with backend_errors():
             return bool(self._system.exists(self._path(sha256)))
 
     def delete(self, name: str) -> None:
         """Remove an artifact by its hash, or a rest by the name that :meth:`find` told; none there is no error."""
         path = f"{self._root}/{name[1:3]}/{name}" if _PARTIAL.fullmatch(name) else self._path(name)
         try:
-            with _backend_errors():
+            with backend_errors():
                 self._system.rm_file(path)
         except FileNotFoundError:
             return
@@ -166,18 +153,18 @@ class Storage:
     def clear(self) -> None:
         """Remove every artifact of this (scoped) storage."""
         try:
-            with _backend_errors():
+            with backend_errors():
                 self._system.rm(self._root, recursive=True)
         except FileNotFoundError:
             return
 
     def find(self, prefix: str = "") -> list[Found]:
         """What lies here; in the storage itself, which has scopes beside its artifacts, on one of its shelves."""
-        with _backend_errors():
+        with backend_errors():
             listed = self._system.find(self._below(prefix), detail=True)
         named = ((path.rpartition("/")[2], info) for path, info in listed.items())
         return [
-            Found(name, info["size"], _modified(info))
+            Found(name, info["size"], modified(info))
             for name, info in named
             if _SHA256.fullmatch(name) or _PARTIAL.fullmatch(name)
         ]
@@ -189,7 +176,7 @@ class Storage:
     def scopes(self, folder: str) -> list[str]:
         """Names of the scopes ``folder/…`` that hold something."""
         try:
-            with _backend_errors():
+            with backend_errors():
                 return [
                     path.rstrip("/").rpartition("/")[2] for path in self._system.ls(f"{self._root}/{folder}", False)
                 ]
@@ -207,7 +194,7 @@ class Storage:
     def _write(self, artifact: Artifact, source: BinaryIO) -> None:
         path = self._path(artifact.sha256)
         try:
-            with _backend_errors():
+            with backend_errors():
                 if self._size(path) == artifact.size:
                     return
                 self._copy(source, path) if self._local else self._upload(source, path, size=artifact.size)
@@ -251,37 +238,6 @@ class Storage:
             raise
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Other processes write as well, so no listing is remembered; and a dead S3 is to be noticed within seconds.
-
-    Endpoint, region and keys come from where botocore looks for them: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ….
-    """
-    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    if url.startswith(("s3://", "s3a://")):
-        retries = {"mode": "standard", "total_max_attempts": 2}
-        options["config_kwargs"] = {
-            "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": READ_SECONDS,
-            "retries": retries,
-        }
-    return options
-
-
-@contextmanager
-def _backend_errors() -> Iterator[None]:
-    """StorageError for whatever the file system raises: each of fsspec's has errors of its own beside OSError.
-
-    FileNotFoundError passes: what it means is for the caller to say.
-    """
-    try:
-        yield
-    except (DomainError, FileNotFoundError):
-        raise
-    except Exception as error:
-        log.warning("the storage failed: %s: %s", type(error).__name__, error)
-        raise StorageError(f"the storage does not answer ({type(error).__name__})") from error
-
-
 def _create(path: Path) -> BinaryIO:
     """A new file, and the folders above it, which another may remove in between because they are empty."""
     while True:
@@ -311,13 +267,8 @@ def _measure(file: BinaryIO) -> Artifact:
 
 def _chunks(source: BinaryIO) -> Iterator[bytes]:
     while True:
-        with _backend_errors():
+        with backend_errors():
             chunk = source.read(CHUNK)
         if not chunk:
             return
         yield chunk
-
-
-def _modified(info: dict[str, Any]) -> float:
-    """Each file system calls it something else."""
-    return float(info["LastModified"].timestamp() if "LastModified" in info else info["mtime"])

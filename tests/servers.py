@@ -13,9 +13,28 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a server runs: on the loopback, or on a host of tests/namespaces.py, whose neighbours may reach it."""
+
+    address: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    subnet: str | None = None
+
+    def listens(self, port: int) -> bool:
+        if not self.prefix:
+            return listens(port)
+        found = subprocess.run([*self.prefix, "ss", "-Hltn"], check=True, capture_output=True, text=True).stdout
+        return f"{self.address}:{port}" in found
+
+
+LOOPBACK = Site()
 
 
 def free_port() -> int:
@@ -57,15 +76,15 @@ def redis() -> Iterator[str]:
 
 
 @contextmanager
-def redis_on(port: int, folder: Path) -> Iterator[str]:
+def redis_on(port: int, folder: Path, *, site: Site = LOOPBACK) -> Iterator[str]:
     """Redis on a given port, so that a test can let it go away and come back."""
     # Ten thousand numbered databases: each test takes its own. No persistence.
-    options = ["--bind", "127.0.0.1", "--databases", "10000", "--save", "", "--dir", str(folder)]
-    command = [program("redis-server"), "--port", str(port), *options]
+    options = ["--databases", "10000", "--save", "", "--dir", str(folder), "--protected-mode", "no"]
+    command = [*site.prefix, program("redis-server"), "--bind", site.address, "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wait_for(lambda: listens(port), what="redis-server")
-        yield f"redis://127.0.0.1:{port}/0"
+        wait_for(lambda: site.listens(port), what="redis-server")
+        yield f"redis://{site.address}:{port}/0"
     finally:
         process.terminate()
         process.wait()
@@ -79,13 +98,13 @@ def s3() -> Iterator[str]:
 
 
 @contextmanager
-def s3_on(port: int) -> Iterator[str]:
+def s3_on(port: int, *, site: Site = LOOPBACK) -> Iterator[str]:
     """The S3 server on a given port, so that a test can let it go away and come back, empty."""
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [*site.prefix, sys.executable, "-m", "moto.server", "--host", site.address, "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: listens(port), what="the S3 server")
-        yield f"http://127.0.0.1:{port}"
+        wait_for(lambda: site.listens(port), what="the S3 server")
+        yield f"http://{site.address}:{port}"
     finally:
         process.terminate()
         process.wait()
@@ -94,25 +113,33 @@ def s3_on(port: int) -> Iterator[str]:
 @contextmanager
 def postgres() -> Iterator[str]:
     """Yields the SQLAlchemy URL of a PostgreSQL cluster's server, without a database name."""
-    user = _unprivileged()
-    with tempfile.TemporaryDirectory(prefix="clead-postgres-") as folder:
-        data = Path(folder) / "data"
-        if user is not None:
-            os.chown(folder, user.pw_uid, user.pw_gid)
-        port = free_port()
-        options = ["-U", "clead", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]
-        initdb = [program("initdb"), "-D", str(data), *options]
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **_as(user))
-        # No fsync: these data need not survive the machine. The socket stays in the folder.
-        command = [program("postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
-        with (Path(folder) / "log").open("w") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, **_as(user))
-        try:
-            wait_for(lambda: listens(port), what="postgres")
-            yield f"postgresql+psycopg://clead@127.0.0.1:{port}"
-        finally:
-            server.send_signal(signal.SIGINT)  # fast shutdown: open connections are closed
-            server.wait()
+    with tempfile.TemporaryDirectory(prefix="clead-postgres-") as folder, postgres_in(Path(folder)) as url:
+        yield url
+
+
+@contextmanager
+def postgres_in(folder: Path, *, site: Site = LOOPBACK) -> Iterator[str]:
+    """PostgreSQL with its data, and a socket that all namespaces reach, in an empty folder that anybody may enter."""
+    data, port, user = folder / "data", free_port(), _unprivileged()
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    options = ["-U", "clead", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]
+    subprocess.run(
+        [*_as(user), program("initdb"), "-D", str(data), *options], check=True, stdout=subprocess.DEVNULL, cwd="/"
+    )
+    if site.subnet is not None:
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {site.subnet} trust\n")
+    # No fsync: these data need not survive the machine. The socket stays in the folder.
+    command = [program("postgres"), "-D", str(data), "-p", str(port), "-h", site.address, "-k", str(folder), "-F"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([*site.prefix, *_as(user), *command], stdout=log, stderr=log, cwd="/")
+    try:
+        wait_for(lambda: site.listens(port), what="postgres")
+        yield f"postgresql+psycopg://clead@{site.address}:{port}"
+    finally:
+        server.send_signal(signal.SIGINT)  # fast shutdown: open connections are closed
+        server.wait()
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
@@ -123,5 +150,8 @@ def _unprivileged() -> pwd.struct_passwd | None:
     return pwd.getpwnam("postgres" if "postgres" in names else "nobody")
 
 
-def _as(user: pwd.struct_passwd | None) -> dict[str, object]:
-    return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
+def _as(user: pwd.struct_passwd | None) -> list[str]:
+    """What lets a command run as ``user``; it works behind ``ip netns exec`` as well, which itself needs root."""
+    if user is None:
+        return []
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]

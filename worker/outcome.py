@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app.file_systems import StorageError
 from app.queue import publish
 from app.records import Job
 from app.services import claims, models, parents, references
 from app.services.artifacts import Deposit
 from app.services.claims import Claim
 from app.services.shards import MERGE
-from app.storage import Artifact, Storage, StorageError
+from app.storage import Artifact, Storage
 from worker.context import Worker
 
 log = logging.getLogger(__name__)

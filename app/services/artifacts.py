@@ -74,12 +74,11 @@ def delete_unused(database: Database, storage: Storage, folder: str, *, names: S
 def _lock_alone(session: Session, folder: str) -> None:
     """Nobody stores in ``folder`` for a row's sake until the transaction ends.
 
-    It waits five seconds at most, since those who come later wait behind it. The server takes the lock away if it hears
-    nothing for a minute, more than one deletion takes: a machine that is cut off must not keep the others from storing.
+    It waits five seconds at most, since those who come later wait behind it. The server ends a transaction from which
+    it hears nothing for a minute, more than one deletion takes: a host that is cut off does not keep the lock.
     """
     if _is_postgres(session):
         session.execute(text("SET LOCAL lock_timeout = '5s'"))
-        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
         lock = text("SELECT pg_advisory_xact_lock(:lock, hashtext(:folder))")
         session.execute(lock, {"lock": LOCK, "folder": folder})
 

@@ -15,7 +15,8 @@ import fsspec
 import pytest
 
 from app.errors import NotFoundError, UnavailableError
-from app.storage import BLOCK, Artifact, CorruptArtifactError, Storage, StorageError
+from app.file_systems import StorageError
+from app.storage import BLOCK, Artifact, CorruptArtifactError, Storage
 from tests.conftest import new_bucket
 from tests.servers import free_port, s3_on
 
@@ -223,7 +224,7 @@ def test_an_s3_that_goes_away_is_an_error_and_its_return_is_noticed(
 
 
 def test_an_s3_that_accepts_and_never_answers_is_an_error(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.storage.READ_SECONDS", 0.5)
+    monkeypatch.setattr("app.file_systems.READ_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(UnavailableError):

@@ -61,10 +61,10 @@ class Host:
 
     def cut(self) -> None:
         """Pull the cable: packets are lost, and nobody is told."""
-        run("ip", "-n", self.bridge, "link", "set", self.link, "down")
+        run("ip", "-n", self.bridge, "link", "set", self.link, "nomaster")  # both ends still see a cable
 
     def mend(self) -> None:
-        run("ip", "-n", self.bridge, "link", "set", self.link, "up")
+        run("ip", "-n", self.bridge, "link", "set", self.link, "master", "lan")
 
     @property
     def site(self) -> Site:

@@ -6,6 +6,7 @@ They reach PostgreSQL, Redis and S3, on a third host, by the three URLs alone; a
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ pytestmark = [
 ]
 
 BODY = {**TRAINING, "epochs": 10}
-FAST = {"lease_seconds": 2.5, "heartbeat_seconds": 0.25, "reaper_seconds": 0.5, "checkpoint_seconds": 1.0}
+FAST = {"lease_seconds": 6, "heartbeat_seconds": 0.5, "reaper_seconds": 0.5, "checkpoint_seconds": 1.0}
 
 
 @dataclass
@@ -49,21 +50,32 @@ class Site:
     urls: dict[str, str]
     folder: Path
 
-    def start_worker(self, host: Host) -> subprocess.Popen[bytes]:
-        home = {"CLEAD_HOME": str(self.folder / host.name), "CLEAD_DEVICE": "cpu"}
+    def start_workers(self) -> dict[str, subprocess.Popen[bytes]]:
+        """One on each host, by the host's name, once both are ready."""
         fast = {f"CLEAD_{name.upper()}": str(value) for name, value in FAST.items()}
-        return host.start(
-            [sys.executable, "-m", "worker.main"],
-            environment=self.urls | home | fast,
-            log=self.log(host),
-            cwd=ROOT,
-        )
+        workers = {}
+        for host in (self.a, self.b):
+            self.log(host).unlink(missing_ok=True)
+            home = {"CLEAD_HOME": str(self.folder / host.name), "CLEAD_DEVICE": "cpu"}
+            command = [sys.executable, "-m", "worker.main"]
+            workers[host.name] = host.start(command, environment=self.urls | home | fast, log=self.log(host), cwd=ROOT)
+        for host in (self.a, self.b):
+            wait_for(lambda host=host: self.says(host, " ready."), seconds=120, what="a worker")  # type: ignore[misc]
+        return workers
 
     def log(self, host: Host) -> Path:
         return self.folder / f"{host.name}.log"
 
+    def logs(self) -> str:
+        return "\n".join(self.log(host).read_text(errors="replace")[-3000:] for host in (self.a, self.b))
+
     def says(self, host: Host, text: str) -> bool:
         return text in self.log(host).read_text(errors="replace")
+
+    def wait_for_loss(self, host: Host, job: Job) -> None:
+        """Until the host's worker knows that this attempt at the job is no longer its own."""
+        text = f"job {job.id}: attempt {job.attempt} lost its lease"
+        wait_for(lambda: self.says(host, text), seconds=90, what="the loss of the lease")
 
     def sha256(self, job_id: str) -> str:
         job = self.deployment.job(job_id)
@@ -117,40 +129,42 @@ def cpu_ticks(pid: int) -> int:
 
 def test_a_host_that_is_cut_off_loses_its_job_to_the_other_and_the_weights_are_the_same(site: Site) -> None:
     deployment = site.deployment
-    a = site.start_worker(site.a)
+    workers = site.start_workers()
     undisturbed = deployment.submit("pretrain", BODY, announce=False)
-    assert deployment.wait(undisturbed, seconds=240).status == "succeeded", site.log(site.a).read_text()[-3000:]
+    assert deployment.wait(undisturbed, seconds=240).status == "succeeded", site.logs()
 
     job_id = deployment.submit("pretrain", BODY, announce=False)
     deployment.wait_for_step(job_id, 40)
     wait_for_checkpoint(deployment, job_id)
-    b = site.start_worker(site.b)
-    first = child_of(a)
-    site.a.cut()
-    wait_for(lambda: deployment.job(job_id).attempt == 2, seconds=60, what="the other host's attempt")
-    assert owner(deployment.job(job_id)) == b.pid
-    # The first goes on computing, and finds out when the cable is back: nothing that it then writes counts.
-    ticks = cpu_ticks(first)
-    wait_for(lambda: cpu_ticks(first) > ticks, seconds=10, what="work of the host that is cut off")
-    site.a.mend()
-    wait_for(lambda: site.says(site.a, "attempt 1 lost its lease"), seconds=60, what="the loss of the lease")
-    wait_for(lambda: not lives(first), seconds=30, what="the end of the first child")
+    began = deployment.job(job_id)
+    first, second = sorted((site.a, site.b), key=lambda host: workers[host.name].pid != owner(began))
+    child = child_of(workers[first.name])
+    first.cut()
+    # It goes on computing, and finds out when the cable is back: nothing that it then writes counts.
+    ticks = cpu_ticks(child)
+    wait_for(lambda: cpu_ticks(child) > ticks, seconds=30, what="work of the host that is cut off")
+    wait_for(
+        lambda: owner(deployment.job(job_id)) == workers[second.name].pid, seconds=120, what="the other host's attempt"
+    )
+    taken = deployment.job(job_id)
+    deployment.wait_for_step(job_id, 1)
+    heir = child_of(workers[second.name])
+    os.kill(heir, signal.SIGSTOP)  # until the first has learnt of it; the lease is the parent's
+    first.mend()
+    site.wait_for_loss(first, began)
+    wait_for(lambda: not lives(child), seconds=60, what="the end of the first child")
 
-    # The second is cut off for good, and ends its child without being told; the first takes the job back.
-    job = deployment.job(job_id)
-    assert job.status == "running", (job.status, job.error)
-    second = child_of(b)
-    site.b.cut()
-    assert deployment.wait(job_id, seconds=240).status == "succeeded", site.log(site.a).read_text()[-3000:]
-    job = deployment.job(job_id)
-    assert job.attempt == 3
+    # The second is cut off for good, and gives up without being told; the first takes the job back.
+    assert (deployment.job(job_id).status, deployment.job(job_id).attempt) == ("running", taken.attempt)
+    second.cut()
+    os.kill(heir, signal.SIGCONT)
+    assert deployment.wait(job_id, seconds=240).status == "succeeded", site.logs()
+    assert taken.attempt < deployment.job(job_id).attempt
     assert site.sha256(job_id) == site.sha256(undisturbed)
-    wait_for(lambda: site.says(site.b, "attempt 2 lost its lease"), seconds=60, what="the second loss of the lease")
-    wait_for(lambda: not lives(second), seconds=60, what="the end of the second child")
-    site.b.mend()
-    job = deployment.job(job_id)
-    assert (job.status, job.attempt) == ("succeeded", 3)
-    for worker in (a, b):
+    site.wait_for_loss(second, taken)
+    wait_for(lambda: not lives(heir), seconds=60, what="the end of the second child")
+    second.mend()
+    for worker in workers.values():
         assert worker.poll() is None
         deployment.kill(worker)
 
@@ -162,10 +176,10 @@ def owner(job: Job) -> int:
 
 def test_both_hosts_work_on_one_evaluation(site: Site) -> None:
     deployment = site.deployment
-    workers = [site.start_worker(site.a), site.start_worker(site.b)]
+    workers = site.start_workers()
     probe: dict[str, Any] = {"model": "tiny", "dataset": {"name": "digits"}, "epochs": 1, "register_as": "probed"}
     trained = deployment.submit("probe", probe, announce=False)
-    assert deployment.wait(trained, seconds=240).status == "succeeded", site.log(site.a).read_text()[-3000:]
+    assert deployment.wait(trained, seconds=240).status == "succeeded", site.logs()
     attacks = [{"name": "cw-linf", "eps": 0.01, "steps": 200}]
     body = {"model": "probed", "dataset": {"name": "digits"}, "attacks": attacks, "shard_size": 60, "examples": 4}
     job_id = deployment.submit("evaluate", body, announce=False)
@@ -179,6 +193,6 @@ def test_both_hosts_work_on_one_evaluation(site: Site) -> None:
 
     wait_for(finished, seconds=240, what="the end of the evaluation")
     job = deployment.job(job_id)
-    assert job.status == "succeeded" and job.result is not None, (job.error, site.log(site.a).read_text()[-3000:])
-    assert (job.status, owners) == ("succeeded", {worker.pid for worker in workers})
+    assert job.status == "succeeded" and job.result is not None, (job.error, site.logs())
+    assert (job.status, owners) == ("succeeded", {worker.pid for worker in workers.values()})
     assert job.result["dataset"]["size"] == 360 and len(job.examples or []) == 4

@@ -55,7 +55,7 @@ def read_dataset(opened: Opened, asking: Asking, name: Annotated[str, Path(max_l
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetView,
     summary="Upload a data set",
-    responses=problem_responses(400, 409, 413, 422),
+    responses=problem_responses(400, 409, 413, 422, 503),
 )
 def upload_dataset(
     opened: Opened,

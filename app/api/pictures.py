@@ -34,7 +34,7 @@ _PIXELS: dict[int | str, dict[str, Any]] = {
     "/jobs/{job_id}/examples.safetensors",
     response_class=Response,
     summary="The examples' exact pixels",
-    responses={**_PIXELS, **problem_responses(404)},
+    responses={**_PIXELS, **problem_responses(404, 503)},
 )
 def read_pixels(opened: Opened, job_id: JobId) -> Response:
     """`clean` and `adversarial`, float32 (M, C, H, W) in [0, 1]; `index` and `label`, int64 (M,), in the list's order.
@@ -54,7 +54,7 @@ def read_pixels(opened: Opened, job_id: JobId) -> Response:
     "/jobs/{job_id}/examples/{index}/{part}.png",
     response_class=Response,
     summary="One picture of an example",
-    responses={**_PNG, **problem_responses(404)},
+    responses={**_PNG, **problem_responses(404, 503)},
 )
 def read_picture(
     opened: Opened, job_id: JobId, *, index: Annotated[int, Path(ge=0, description="position in the list")], part: Part

@@ -86,7 +86,7 @@ def read_version(opened: Opened, name: ModelName, *, version: VersionNumber) -> 
     "/models/{name}/versions/{version}/weights",
     response_class=StreamingResponse,
     summary="Download weights",
-    responses={**_WEIGHTS, **problem_responses(404)},
+    responses={**_WEIGHTS, **problem_responses(404, 503)},
 )
 def download_weights(opened: Opened, name: ModelName, *, version: VersionNumber) -> StreamingResponse:
     """The safetensors file as it was registered."""
@@ -113,7 +113,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     response_model=VersionView,
     summary="Upload a version",
     dependencies=[needs("submit")],
-    responses=problem_responses(400, 409, 413, 422),
+    responses=problem_responses(400, 409, 413, 422, 503),
 )
 def upload_version(
     opened: Opened,

@@ -50,7 +50,7 @@ def test_a_storage_that_is_away_is_named_and_costs_a_503(
     for name, value in {**S3_ACCOUNT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
         monkeypatch.setenv(name, value)
     away = settings.model_copy(update={"storage_url": "s3://bucket/clead"})
-    with TestClient(create_app(away), raise_server_exceptions=False) as client:
+    with TestClient(create_app(away), HERE, raise_server_exceptions=False) as client:
         assert (
             "storage: the storage does not answer (EndpointConnectionError)" in client.get("/readyz").json()["detail"]
         )

@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-BODY = {**TRAINING, "epochs": 10}
+BODY = {**TRAINING, "epochs": 6}
 FAST = {"lease_seconds": 6, "heartbeat_seconds": 0.5, "reaper_seconds": 0.5, "checkpoint_seconds": 1.0}
 
 
@@ -147,7 +147,8 @@ def test_a_host_that_is_cut_off_loses_its_job_to_the_other_and_the_weights_are_t
         lambda: owner(deployment.job(job_id)) == workers[second.name].pid, seconds=120, what="the other host's attempt"
     )
     taken = deployment.job(job_id)
-    deployment.wait_for_step(job_id, 1)
+    text = f"job {job_id}: attempt {taken.attempt} runs in process"
+    wait_for(lambda: site.says(second, text), seconds=120, what="the other host's child")
     heir = child_of(workers[second.name])
     os.kill(heir, signal.SIGSTOP)  # until the first has learnt of it; the lease is the parent's
     first.mend()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli_doctor import doctor
+from app.cli_prune import prune
 from app.cli_token import token_commands
 from app.client import ApiError, Client
 from app.settings import Settings
@@ -26,6 +27,7 @@ cli = typer.Typer(
 )
 cli.add_typer(token_commands, name="token")
 cli.command()(doctor)
+cli.command()(prune)
 console = Console()
 
 Url = Annotated[str, typer.Option("--url", envvar="CLEAD_URL", help="address of the service")]

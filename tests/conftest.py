@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -36,6 +37,34 @@ def postgres_server() -> Iterator[str]:
     """URL of a real PostgreSQL server, without a database name."""
     with servers.postgres() as url:
         yield url
+
+
+S3_ACCOUNT = {"AWS_ACCESS_KEY_ID": "clead", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Endpoint of a real S3 server. This process and those that it starts find it and its keys in the environment."""
+    with servers.s3() as url, pytest.MonkeyPatch.context() as environment:
+        for name, value in {**S3_ACCOUNT, "AWS_ENDPOINT_URL": url}.items():
+            environment.setenv(name, value)
+        yield url
+
+
+def new_bucket() -> str:
+    """URL of a folder in a new bucket on the S3 server that the environment names."""
+    name = f"test-{uuid.uuid4().hex}"
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}/clead"
+
+
+@pytest.fixture(params=("file", "s3"))
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty storage of each kind."""
+    if request.param == "file":
+        return f"file://{tmp_path}/store"
+    request.getfixturevalue("s3_server")
+    return new_bucket()
 
 
 def new_database(server: str) -> str:

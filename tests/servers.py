@@ -1,4 +1,4 @@
-"""Real Redis and PostgreSQL servers on free ports, for the length of a ``with`` block."""
+"""Real Redis, PostgreSQL and S3 servers on free ports, for the length of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -8,14 +8,34 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a server runs: on the loopback, or on a host of tests/namespaces.py, whose neighbours may reach it."""
+
+    address: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    subnet: str | None = None
+
+    def listens(self, port: int) -> bool:
+        if not self.prefix:
+            return listens(port)
+        found = subprocess.run([*self.prefix, "ss", "-Hltn"], check=True, capture_output=True, text=True).stdout
+        return f"{self.address}:{port}" in found
+
+
+LOOPBACK = Site()
 
 
 def free_port() -> int:
@@ -57,15 +77,35 @@ def redis() -> Iterator[str]:
 
 
 @contextmanager
-def redis_on(port: int, folder: Path, *more: str) -> Iterator[str]:
+def redis_on(port: int, folder: Path, *more: str, site: Site = LOOPBACK) -> Iterator[str]:
     """Redis on a given port, so that a test can let it go away and come back; ``more``: options of the server."""
     # Ten thousand numbered databases: each test takes its own. No persistence.
-    options = ["--bind", "127.0.0.1", "--databases", "10000", "--save", "", "--dir", str(folder)]
-    command = [program("redis-server"), "--port", str(port), *options, *more]
+    options = ["--databases", "10000", "--save", "", "--dir", str(folder), "--protected-mode", "no", *more]
+    command = [*site.prefix, program("redis-server"), "--bind", site.address, "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wait_for(lambda: listens(port), what="redis-server")
-        yield f"redis://127.0.0.1:{port}/0"
+        wait_for(lambda: site.listens(port), what="redis-server")
+        yield f"redis://{site.address}:{port}/0"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """Yields the endpoint of an S3 server that keeps its buckets in memory and takes any keys."""
+    with s3_on(free_port()) as url:
+        yield url
+
+
+@contextmanager
+def s3_on(port: int, *, site: Site = LOOPBACK) -> Iterator[str]:
+    """The S3 server on a given port, so that a test can let it go away and come back, empty."""
+    command = [*site.prefix, sys.executable, "-m", "moto.server", "--host", site.address, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: site.listens(port), what="the S3 server")
+        yield f"http://{site.address}:{port}"
     finally:
         process.terminate()
         process.wait()
@@ -89,32 +129,43 @@ def stoppable_postgres() -> Iterator[Stoppable]:
 @contextmanager
 def postgres(*, password: str | None = None) -> Iterator[str]:
     """Yields the SQLAlchemy URL of a PostgreSQL cluster's server, without a database name; it may ask a password."""
-    user = _unprivileged()
-    with tempfile.TemporaryDirectory(prefix="clead-postgres-") as folder:
-        data = Path(folder) / "data"
-        if user is not None:
-            os.chown(folder, user.pw_uid, user.pw_gid)
-        port = free_port()
-        secret = Path(folder) / "password"
-        secret.write_text(password or "unused")
-        secret.chmod(0o644)
-        asked = ["-A", "trust"] if password is None else ["-A", "scram-sha-256", f"--pwfile={secret}"]
-        options = ["-U", "clead", *asked, "-N", "--encoding=UTF8", "--locale=C"]
-        initdb = [program("initdb"), "-D", str(data), *options]
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **_as(user))
-        # No fsync: these data need not survive the machine. The socket stays in the folder.
-        command = [program("postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
-        with (Path(folder) / "log").open("w") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, **_as(user))
-        try:
-            # It listens before it takes connections.
-            asked = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-            wait_for(lambda: subprocess.run(asked).returncode == 0, what="postgres")
-            user_info = "clead" if password is None else f"clead:{password}"
-            yield f"postgresql+psycopg://{user_info}@127.0.0.1:{port}"
-        finally:
-            server.send_signal(signal.SIGINT)  # fast shutdown: open connections are closed
-            server.wait()
+    with (
+        tempfile.TemporaryDirectory(prefix="clead-postgres-") as folder,
+        postgres_in(Path(folder), password=password) as url,
+    ):
+        yield url
+
+
+@contextmanager
+def postgres_in(folder: Path, *, password: str | None = None, site: Site = LOOPBACK) -> Iterator[str]:
+    """PostgreSQL with its data, and a socket that all namespaces reach, in an empty folder that anybody may enter."""
+    data, port, user = folder / "data", free_port(), _unprivileged()
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    secret = folder / "password"
+    secret.write_text(password or "unused")
+    secret.chmod(0o644)
+    check = ["-A", "trust"] if password is None else ["-A", "scram-sha-256", f"--pwfile={secret}"]
+    options = ["-U", "clead", *check, "-N", "--encoding=UTF8", "--locale=C"]
+    subprocess.run(
+        [*_as(user), program("initdb"), "-D", str(data), *options], check=True, stdout=subprocess.DEVNULL, cwd="/"
+    )
+    if site.subnet is not None:
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {site.subnet} trust\n")
+    # No fsync: these data need not survive the machine. The socket stays in the folder.
+    command = [program("postgres"), "-D", str(data), "-p", str(port), "-h", site.address, "-k", str(folder), "-F"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([*site.prefix, *_as(user), *command], stdout=log, stderr=log, cwd="/")
+    try:
+        # It listens before it takes connections. The socket reaches it from any namespace.
+        ready = [program("pg_isready"), "-q", "-h", str(folder), "-p", str(port)]
+        wait_for(lambda: subprocess.run(ready).returncode == 0, what="postgres")
+        account = "clead" if password is None else f"clead:{password}"
+        yield f"postgresql+psycopg://{account}@{site.address}:{port}"
+    finally:
+        server.send_signal(signal.SIGINT)  # fast shutdown: open connections are closed
+        server.wait()
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
@@ -125,5 +176,8 @@ def _unprivileged() -> pwd.struct_passwd | None:
     return pwd.getpwnam("postgres" if "postgres" in names else "nobody")
 
 
-def _as(user: pwd.struct_passwd | None) -> dict[str, object]:
-    return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
+def _as(user: pwd.struct_passwd | None) -> list[str]:
+    """What lets a command run as ``user``; it works behind ``ip netns exec`` as well, which itself needs root."""
+    if user is None:
+        return []
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]

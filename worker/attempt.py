@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sqlalchemy.exc import DBAPIError
+
 from app.errors import DomainError
-from app.services import claims
+from app.services import artifacts, claims, references
+from app.services.artifacts import Deposit
 from app.services.claims import Claim
 from worker.context import Worker
 from worker.inputs import prepare
@@ -108,21 +111,24 @@ class Attempt:
 
     def _keep_checkpoint(self, path: Path, *, step: int) -> None:
         """Bring a checkpoint into the storage. Where that fails the job goes on: it has older ones, or none."""
-        storage, metrics = self._worker.checkpoints_of(self._claim.job_id), self._worker.metrics
+        folder, metrics = references.checkpoints_of(self._claim.job_id), self._worker.metrics
+        deposit = Deposit(self._worker.storage)
         try:
             with metrics.checkpoint_seconds.time():
-                artifact = storage.put_file(path)
+                artifact = deposit.put(path, folder=folder)
             metrics.checkpoint_bytes.inc(artifact.size)
-        except OSError:
+            with self._worker.database.writing() as session:
+                deposit.secure(session)
+                old = claims.record_checkpoint(
+                    session, self._claim, sha256=artifact.sha256, size=artifact.size, step=step
+                )
+            artifacts.delete_unused(self._worker.database, self._worker.storage, folder, names=old or [])
+        except (DomainError, OSError, DBAPIError):
             metrics.checkpoints_failed.inc()
-            log.warning("job %s: the checkpoint of step %d is lost", self._claim.job_id, step, exc_info=True)
-            return
+            job_id = self._claim.job_id
+            log.warning("job %s: the checkpoint of step %d is lost, or older ones stay", job_id, step, exc_info=True)
         finally:
             path.unlink(missing_ok=True)
-        with self._worker.database.writing() as session:
-            old = claims.record_checkpoint(session, self._claim, sha256=artifact.sha256, size=artifact.size, step=step)
-        for sha256 in old or []:
-            storage.delete(sha256)
 
 
 class Eta:

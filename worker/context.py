@@ -12,6 +12,7 @@ from celery import Celery
 from app.queue import create_celery
 from app.records import new_id
 from app.records.session import Database
+from app.services import references
 from app.settings import Settings
 from app.storage import Storage
 from worker.metrics import WorkerMetrics
@@ -49,8 +50,8 @@ class Worker:
 
     def checkpoints_of(self, job_id: str) -> Storage:
         """The storage of a job's own checkpoints, which no other job shares."""
-        return self.storage.scoped(f"checkpoints/{job_id}")
+        return self.storage.scoped(references.checkpoints_of(job_id))
 
     def evidence_of(self, job_id: str) -> Storage:
         """The storage of what the shards of an evaluation saw; needed until they are merged."""
-        return self.storage.scoped(f"evidence/{job_id}")
+        return self.storage.scoped(references.evidence_of(job_id))

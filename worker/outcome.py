@@ -5,55 +5,55 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app.file_systems import StorageError
 from app.queue import publish
 from app.records import Job
-from app.services import claims, models, parents
+from app.services import claims, models, parents, references
+from app.services.artifacts import Deposit
 from app.services.claims import Claim
-from app.storage import Artifact
+from app.services.shards import MERGE
+from app.storage import Artifact, Storage
 from worker.context import Worker
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RETRIES = 30
-PICTURES = ("clean", "adversarial", "difference")
 
 
 def succeed(worker: Worker, claim: Claim, *, folder: Path) -> None:
     """Keep what the child left in ``folder``, and finish the job as succeeded."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    weights = folder / "weights.safetensors"
-    artifact = worker.storage.put_file(weights) if weights.exists() else None
-    examples = _store_examples(worker, folder)
-    pixels = worker.storage.put_file(folder / "examples.safetensors") if examples else None
-    evidence = _store_evidence(worker, claim, folder)
+    kept = _patiently(worker, lambda: _keep(worker, claim, folder=folder))
 
     def write(session: Session) -> list[Job] | None:
+        kept.deposit.secure(session)
         if not claims.holds(session, claim):
             return None
         final = dict(result)
-        if artifact is not None:
+        if kept.weights is not None:
             card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-            final["model"] = _register(session, claim, artifact, card=card, result=result)
-        if evidence is not None:
-            final["evidence"] = evidence
-        if examples is not None:
+            final["model"] = _register(session, claim, kept.weights, card=card, result=result)
+        if kept.evidence is not None:
+            final["evidence"] = kept.evidence.sha256
+        if kept.examples is not None:
             final["examples"] = f"/jobs/{claim.job_id}/examples"
-        if pixels is not None:
-            final["examples_file"] = {"sha256": pixels.sha256, "size": pixels.size}
-        claims.finish(session, claim, status="succeeded", result=final, examples=examples)
+        if kept.pixels is not None:
+            final["examples_file"] = {"sha256": kept.pixels.sha256, "size": kept.pixels.size}
+        claims.finish(session, claim, status="succeeded", result=final, examples=kept.examples)
         return _advance(session, claim)
 
     if _commit(worker, claim, write):
-        worker.checkpoints_of(claim.job_id).clear()
-        if claim.kind == "merge" and claim.parent_id is not None:
-            worker.evidence_of(claim.parent_id).clear()
+        _clear(worker.checkpoints_of(claim.job_id))
+        if claim.kind == MERGE and claim.parent_id is not None:
+            _clear(worker.evidence_of(claim.parent_id))
 
 
 def end(worker: Worker, claim: Claim, *, status: str, error: Mapping[str, Any] | None = None) -> None:
@@ -97,24 +97,47 @@ def _register(
     return version.reference
 
 
-def _store_examples(worker: Worker, folder: Path) -> list[dict[str, Any]] | None:
+@dataclass
+class _Kept:
+    """What a job's child left, in the storage."""
+
+    deposit: Deposit
+    weights: Artifact | None = None
+    evidence: Artifact | None = None
+    """What a shard saw, which waits in its evaluation's folder to be merged."""
+    pixels: Artifact | None = None
+    examples: list[dict[str, Any]] | None = None
     """The examples with the hashes of their pictures; None for a job that keeps none."""
-    listing = folder / "examples.json"
-    if not listing.exists():
-        return None
-    examples: list[dict[str, Any]] = json.loads(listing.read_text(encoding="utf-8"))
-    for position, example in enumerate(examples):
-        for part in PICTURES:
-            example[part] = worker.storage.put_file(folder / "examples" / f"{position}-{part}.png").sha256
-    return examples
 
 
-def _store_evidence(worker: Worker, claim: Claim, folder: Path) -> str | None:
-    """The hash of what a shard saw, which waits in its evaluation's storage to be merged; None for another job."""
-    path = folder / "evidence.safetensors"
-    if claim.parent_id is None or not path.exists():
-        return None
-    return worker.evidence_of(claim.parent_id).put_file(path).sha256
+def _keep(worker: Worker, claim: Claim, *, folder: Path) -> _Kept:
+    deposit = Deposit(worker.storage)
+    kept = _Kept(deposit)
+    weights, evidence, listing = (
+        folder / name for name in ("weights.safetensors", "evidence.safetensors", "examples.json")
+    )
+    if weights.exists():
+        kept.weights = deposit.put(weights)
+    if evidence.exists() and claim.parent_id is not None:
+        kept.evidence = deposit.put(evidence, folder=references.evidence_of(claim.parent_id))
+    if listing.exists():
+        place = references.examples_of(claim.job_id, kind=claim.kind, parent_id=claim.parent_id)
+        kept.examples = json.loads(listing.read_text(encoding="utf-8"))
+        for position, example in enumerate(kept.examples or []):
+            for part in references.PICTURES:
+                picture = folder / "examples" / f"{position}-{part}.png"
+                example[part] = deposit.put(picture, folder=place).sha256
+        if kept.examples:
+            kept.pixels = deposit.put(folder / "examples.safetensors", folder=place)
+    return kept
+
+
+def _clear(storage: Storage) -> None:
+    """Remove what a finished job needs no more; what stays because the storage is away is pruned later."""
+    try:
+        storage.clear()
+    except StorageError as error:
+        log.warning("%s could not be removed: %s", storage.url, error)
 
 
 def _advance(session: Session, claim: Claim) -> list[Job]:
@@ -126,7 +149,12 @@ def _commit(worker: Worker, claim: Claim, write: Callable[[Session], list[Job] |
 
     False, and nothing changed, if the claim is lost.
     """
-    waiting = _patiently(worker, write)
+
+    def attempt() -> list[Job] | None:
+        with worker.database.writing() as session:
+            return write(session)
+
+    waiting = _patiently(worker, attempt)
     if waiting is None:
         log.warning("job %s: another worker has it; what attempt %d made is dropped", claim.job_id, claim.attempt)
         return False
@@ -136,14 +164,12 @@ def _commit(worker: Worker, claim: Claim, write: Callable[[Session], list[Job] |
     return True
 
 
-def _patiently(worker: Worker, write: Callable[[Session], T]) -> T:
-    """Try again while the database is away; a deadlock or a lock that timed out is worth another try, too."""
+def _patiently(worker: Worker, act: Callable[[], T]) -> T:
+    """Try again while database or storage are away; a deadlock or a lock that timed out is worth another try, too."""
     for retry in range(RETRIES):
         try:
-            with worker.database.writing() as session:
-                return write(session)
-        except OperationalError as error:
-            log.warning("the database refused (%s); try %d of %d", error.orig, retry + 1, RETRIES)
+            return act()
+        except (OperationalError, StorageError) as error:
+            log.warning("database or storage refused (%s); try %d of %d", error, retry + 1, RETRIES)
             worker.stopping.wait(worker.settings.heartbeat_seconds)
-    with worker.database.writing() as session:
-        return write(session)
+    return act()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path as FilePath
@@ -11,13 +12,14 @@ from fastapi import APIRouter, File, Form, Path, Response, UploadFile, status
 from sqlalchemy.orm import Session
 
 from app.api.access import Asking
-from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, Limit, Opened
+from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, Limit, Opened, Resources
 from app.api.idempotency import once
 from app.api.requests import StrictRoute
 from app.errors import FieldError, InvalidSpecError
 from app.schemas.catalog import DatasetPage, DatasetView
 from app.schemas.problems import problem_responses
 from app.services import datasets, quotas
+from app.services.artifacts import Deposit
 from app.services.paging import make_cursor, read_cursor
 from models.data import DataError, UploadSummary, check_upload
 from models.specs import Name
@@ -53,7 +55,7 @@ def read_dataset(opened: Opened, asking: Asking, name: Annotated[str, Path(max_l
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetView,
     summary="Upload a data set",
-    responses=problem_responses(400, 409, 413, 422),
+    responses=problem_responses(400, 409, 413, 422, 503),
 )
 def upload_dataset(
     opened: Opened,
@@ -76,30 +78,41 @@ def upload_dataset(
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target, CHUNK)
         summary = _check(path)
-        artifact = opened.storage.put_file(path)
+        _refuse_taken(opened, name, path=path, account=asking.account)
+        deposit = Deposit(opened.storage)
+        artifact = deposit.put(path)
 
-    def create(session: Session) -> dict[str, Any]:
-        quotas.admit_bytes(session, asking, size=artifact.size)
-        datasets.register(
-            session,
-            name=name,
-            format=summary.format,
-            sha256=artifact.sha256,
-            size=artifact.size,
-            classes=list(summary.classes),
-            image_shape=summary.image_shape,
-            train_size=summary.train_size,
-            test_size=summary.test_size,
-            mean=list(summary.mean),
-            std=list(summary.std),
-            account=asking.account,
-        )
-        return DatasetView.of(datasets.find(session, name)).model_dump(mode="json")
+        def create(session: Session) -> dict[str, Any]:
+            deposit.secure(session)
+            quotas.admit_bytes(session, asking, size=artifact.size)
+            datasets.register(
+                session,
+                name=name,
+                format=summary.format,
+                sha256=artifact.sha256,
+                size=artifact.size,
+                classes=list(summary.classes),
+                image_shape=summary.image_shape,
+                train_size=summary.train_size,
+                test_size=summary.test_size,
+                mean=list(summary.mean),
+                std=list(summary.std),
+                account=asking.account,
+            )
+            return DatasetView.of(datasets.find(session, name)).model_dump(mode="json")
 
-    body = {"name": name, "sha256": artifact.sha256}
-    view, _ = once(opened, create, asking=asking, scope="POST /datasets", key=idempotency_key, body=body)
+        body = {"name": name, "sha256": artifact.sha256}
+        view, _ = once(opened, create, asking=asking, scope="POST /datasets", key=idempotency_key, body=body)
     response.headers["Location"] = f"/datasets/{name}"
     return view
+
+
+def _refuse_taken(opened: Resources, name: str, *, path: FilePath, account: str | None) -> None:
+    """Before the bytes are stored: those of a refused upload would lie there for nothing."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with opened.database.session() as session:
+        datasets.refuse_taken(session, name, sha256=sha256, account=account)
 
 
 def _check(path: FilePath) -> UploadSummary:

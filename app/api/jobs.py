@@ -182,10 +182,11 @@ def list_examples(opened: Opened, job_id: JobId) -> Any:
     """Images before and after an attack, with links to their PNGs and exact pixels, and both predictions."""
     with opened.database.session() as session:
         job = jobs.get(session, job_id)
-        kept, file = job.examples or [], (job.result or {}).get("examples_file")
+        kept, result = job.examples or [], job.result or {}
     base = f"/jobs/{job_id}/examples"
     return Examples(
-        file=f"{base}.safetensors" if file else None,
+        file=f"{base}.safetensors" if result.get("examples_file") else None,
+        pruned_at=result.get("examples_pruned_at"),
         items=[
             Example(**{**example, **{part: f"{base}/{index}/{part}.png" for part in Example.model_fields}})
             for index, example in enumerate(kept)

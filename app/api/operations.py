@@ -119,10 +119,9 @@ def _broker(opened: Resources) -> Check:
 
 def _storage(opened: Resources) -> Check:
     try:
-        opened.storage.size("0" * 64)  # unlike exists(), which is False for whatever goes wrong
-    except Exception as error:
-        # Whatever the file system behind the URL raises: each fsspec backend has errors of its own.
-        return Check(ok=False, detail=f"does not answer ({type(error).__name__})")
+        opened.storage.check()
+    except DomainError as error:
+        return Check(ok=False, detail=error.detail)
     return Check(ok=True, detail="answers")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, File, Form, Path, Response, UploadFile, status
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.api.access import Asking, needs
@@ -26,13 +28,16 @@ from app.api.dependencies import (
 )
 from app.api.idempotency import once
 from app.api.requests import StrictRoute, parse_json
-from app.errors import FieldError, ForbiddenError, InvalidSpecError
+from app.errors import FieldError, ForbiddenError, InvalidSpecError, UnavailableError
 from app.schemas.catalog import AliasBody, AliasView, ModelPage, ModelView, VersionView
 from app.schemas.locations import pointer
 from app.schemas.problems import problem_responses
-from app.services import models, quotas
+from app.services import artifacts, models, quotas
+from app.services.artifacts import Deposit
 from models.checkpoints import CardError, CheckpointError, import_model, save_model
 from models.specs import ModelCard, Name
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["models"], route_class=StrictRoute)
 
@@ -81,7 +86,7 @@ def read_version(opened: Opened, name: ModelName, *, version: VersionNumber) -> 
     "/models/{name}/versions/{version}/weights",
     response_class=StreamingResponse,
     summary="Download weights",
-    responses={**_WEIGHTS, **problem_responses(404)},
+    responses={**_WEIGHTS, **problem_responses(404, 503)},
 )
 def download_weights(opened: Opened, name: ModelName, *, version: VersionNumber) -> StreamingResponse:
     """The safetensors file as it was registered."""
@@ -108,7 +113,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     response_model=VersionView,
     summary="Upload a version",
     dependencies=[needs("submit")],
-    responses=problem_responses(400, 409, 413, 422),
+    responses=problem_responses(400, 409, 413, 422, 503),
 )
 def upload_version(
     opened: Opened,
@@ -132,25 +137,28 @@ def upload_version(
         path = FilePath(folder) / "weights.safetensors"
         with path.open("wb") as file:
             shutil.copyfileobj(weights.file, file, CHUNK)
-        checked = _import(path, parsed)
-        artifact = opened.storage.put_file(path)
+        card_json = _import(path, parsed).model_dump(mode="json")
+        deposit = Deposit(opened.storage)
+        artifact = deposit.put(path)
 
-    def create(session: Session) -> dict[str, Any]:
-        if not models.reserve(session, name, asking=asking):
-            raise ForbiddenError(f"the model {name!r} belongs to others; give another name")
-        quotas.admit_bytes(session, asking, size=artifact.size)
-        version = models.register_version(
-            session,
-            name=name,
-            sha256=artifact.sha256,
-            size=artifact.size,
-            card=checked.model_dump(mode="json"),
-            account=asking.account,
-        )
-        return VersionView.of(version, models.list_aliases(session, name)).model_dump(mode="json")
+        def create(session: Session) -> dict[str, Any]:
+            deposit.secure(session)
+            if not models.reserve(session, name, asking=asking):
+                raise ForbiddenError(f"the model {name!r} belongs to others; give another name")
+            quotas.admit_bytes(session, asking, size=artifact.size)
+            version = models.register_version(
+                session,
+                name=name,
+                sha256=artifact.sha256,
+                size=artifact.size,
+                card=card_json,
+                account=asking.account,
+            )
+            return VersionView.of(version, models.list_aliases(session, name)).model_dump(mode="json")
 
-    body = {"sha256": artifact.sha256, "card": checked.model_dump(mode="json")}
-    view, _ = once(opened, create, asking=asking, scope=f"POST /models/{name}/versions", key=idempotency_key, body=body)
+        body = {"sha256": artifact.sha256, "card": card_json}
+        scope = f"POST /models/{name}/versions"
+        view, _ = once(opened, create, asking=asking, scope=scope, key=idempotency_key, body=body)
     response.headers["Location"] = f"/models/{name}/versions/{view['version']}"
     return view
 
@@ -221,8 +229,8 @@ def delete_alias(opened: Opened, name: ModelName, *, alias: AliasName) -> None:
 def delete_version(opened: Opened, name: ModelName, *, version: VersionNumber) -> None:
     """Refused while an alias or an unfinished job needs it. The number is never used again."""
     with opened.database.writing() as session:
-        unused = models.delete_version(session, name, version=version)
-    _delete_weights(opened, [] if unused is None else [unused])
+        sha256 = models.delete_version(session, name, version=version)
+    _delete_weights(opened, [sha256])
 
 
 @router.delete(
@@ -235,11 +243,16 @@ def delete_version(opened: Opened, name: ModelName, *, version: VersionNumber) -
 def delete_model(opened: Opened, name: ModelName) -> None:
     """Every version of it; refused while an alias or an unfinished job needs one."""
     with opened.database.writing() as session:
-        unused = models.delete_model(session, name)
-    _delete_weights(opened, unused)
+        hashes = models.delete_model(session, name)
+    _delete_weights(opened, hashes)
 
 
 def _delete_weights(opened: Resources, hashes: list[str]) -> None:
-    """Only after the commit: weights without a row are waste, a row without weights is a broken model."""
-    for sha256 in hashes:
-        opened.storage.delete(sha256)
+    """Only after the commit: weights without a row are waste, a row without weights is a broken model.
+
+    The version is gone either way; weights that cannot be deleted now are what `clead prune --unreferenced` is for.
+    """
+    try:
+        artifacts.delete_unused(opened.database, opened.storage, "", names=hashes)
+    except (UnavailableError, OperationalError) as error:
+        log.warning("weights of a deleted version stay in the storage: %s", error)

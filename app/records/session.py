@@ -12,6 +12,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 BUSY_SECONDS = 15.0
+PATIENCE: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""libpq's: a server that cannot be reached is an error within seconds. By itself TCP waits for a quarter of an hour."""
 
 
 class Database:
@@ -22,11 +30,13 @@ class Database:
         self._sqlite = self.url.get_backend_name() == "sqlite"
         if self._sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        arguments: dict[str, Any] = {"timeout": BUSY_SECONDS} if self._sqlite else {"connect_timeout": 5}
+        arguments: dict[str, Any] = {"timeout": BUSY_SECONDS} if self._sqlite else PATIENCE
         self.engine: Engine = create_engine(self.url, connect_args=arguments, pool_pre_ping=not self._sqlite)
         if self._sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self.engine, "connect", _configure_postgres)
         self._writing: Engine = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
 
     @contextmanager
@@ -42,6 +52,7 @@ class Database:
         On SQLite it takes the write lock at once: a lock asked for after a read fails when another has written since.
         """
         with Session(self._writing, expire_on_commit=False) as session, session.begin():
+            session.connection()  # begins now, and not with the first statement
             yield session
 
     def close(self) -> None:
@@ -52,6 +63,12 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own: _begin_sqlite does
     for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _configure_postgres(connection: Any, record: Any) -> None:
+    """A host that is cut off in the middle of a transaction must not keep its locks, which else it does for hours."""
+    connection.execute("SET idle_in_transaction_session_timeout = '60s'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -180,4 +180,7 @@ class Examples(BaseModel):
         description="images with their links, labels and both predictions; `survives_8bit`: still wrong after rounding "
         "to 8 bits, null if the attack did not break the image"
     )
-    file: str | None = Field(None, description="link to the exact pixels, safetensors; null: none were kept")
+    file: str | None = Field(None, description="link to the exact pixels, safetensors; null: none are kept")
+    pruned_at: str | None = Field(
+        None, description="when the examples were removed to save space; ISO 8601, UTC; null: they were not"
+    )

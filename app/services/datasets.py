@@ -50,14 +50,8 @@ def register(
     The same name with the same bytes answers the record that is there; other bytes, another account's name, or that of
     a built-in data set: ConflictError.
     """
-    if name in DATASETS:
-        raise ConflictError(f"{name!r} is a built-in data set; give another name")
-    found = session.get(StoredDataset, name)
+    found = refuse_taken(session, name, sha256=sha256, account=account)
     if found is not None:
-        if found.account != account:
-            raise ConflictError(f"the name {name!r} is taken; give another name")
-        if found.sha256 != sha256:
-            raise ConflictError(f"data set {name!r} exists with other contents; give another name")
         return found
     values: dict[str, Any] = {"classes": list(classes), "image_shape": list(image_shape), "mean": list(mean)}
     record = StoredDataset(
@@ -74,6 +68,18 @@ def register(
     session.add(record)
     session.flush()
     return record
+
+
+def refuse_taken(session: Session, name: str, *, sha256: str, account: str | None) -> StoredDataset | None:
+    """The account's record of these very bytes under ``name``; None: the name is free; ConflictError: it is not."""
+    if name in DATASETS:
+        raise ConflictError(f"{name!r} is a built-in data set; give another name")
+    found = session.get(StoredDataset, name)
+    if found is not None and found.account != account:
+        raise ConflictError(f"the name {name!r} is taken; give another name")
+    if found is not None and found.sha256 != sha256:
+        raise ConflictError(f"data set {name!r} exists with other contents; give another name")
+    return found
 
 
 def find(session: Session, name: str, *, asking: Principal = OPERATOR) -> DatasetInfo:

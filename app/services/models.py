@@ -156,11 +156,10 @@ def delete_alias(session: Session, name: str, *, alias: str) -> None:
     session.flush()
 
 
-def delete_version(session: Session, name: str, *, version: int) -> str | None:
-    """Writing. Forget a version.
+def delete_version(session: Session, name: str, *, version: int) -> str:
+    """Writing. Forget a version. ConflictError while an alias or an unfinished job needs it.
 
-    Returns the sha256 of weights that no other version uses any more, for the caller to delete from the storage
-    after the commit, else None. ConflictError while an alias or an unfinished job needs the version.
+    Returns the sha256 of its weights, for :func:`app.services.artifacts.delete_unused` after the commit.
     """
     found = get_version(session, name, version)
     aliases = [alias for alias, number in list_aliases(session, name).items() if number == version]
@@ -171,16 +170,15 @@ def delete_version(session: Session, name: str, *, version: int) -> str | None:
         raise ConflictError(f"{found.reference} is needed by the unfinished job {users[0]}; cancel it first")
     session.delete(found)
     session.flush()
-    shared = session.scalar(select(exists().where(ModelVersion.sha256 == found.sha256)))
-    return None if shared else found.sha256
+    return found.sha256
 
 
 def delete_model(session: Session, name: str) -> list[str]:
-    """Writing. Forget every version of ``name``; returns the hashes to delete, as :func:`delete_version`."""
+    """Writing. Forget every version of ``name``; returns the hashes of their weights, as :func:`delete_version`."""
     versions = list_versions(session, name)
     hashes = [delete_version(session, name, version=version.version) for version in versions]
     session.execute(delete(ModelAlias).where(ModelAlias.name == name))
-    return [sha256 for sha256 in hashes if sha256 is not None]
+    return hashes
 
 
 def _unfinished_users(session: Session, reference: str) -> list[str]:

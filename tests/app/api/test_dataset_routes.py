@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ def upload(client: TestClient, data: bytes, *, name: str = "mine", **options: An
     return client.post("/datasets", data={"name": name}, files={"file": ("data.zip", data)}, **options)
 
 
+def stored_files(settings: Settings) -> list[Path]:
+    return [path for path in (settings.home / "storage").rglob("*") if path.is_file()]
+
+
 def test_a_zip_of_folders_becomes_a_data_set(client: TestClient) -> None:
     created = upload(client, folder_zip())
     assert created.status_code == 201, created.text
@@ -58,13 +63,14 @@ def test_an_npz_becomes_a_data_set_that_jobs_can_name(client: TestClient) -> Non
     assert_problem(client.post("/jobs/train", json={**body, "batch_size": 7}), 422, pointer="/batch_size")
 
 
-def test_names_are_taken_once(client: TestClient) -> None:
+def test_names_are_taken_once(client: TestClient, settings: Settings) -> None:
     data = folder_zip()
     first = upload(client, data, headers={"Idempotency-Key": "k"})
     assert upload(client, data, headers={"Idempotency-Key": "k"}).json() == first.json()
     assert upload(client, data).json() == first.json()
     assert_problem(upload(client, arrays_npz()), 409, says="other contents")
     assert_problem(upload(client, data, name="digits"), 409, says="built-in")
+    assert len(stored_files(settings)) == 1  # a refused upload leaves nothing
     assert_problem(upload(client, data, name="../x"), 422, pointer="/name")
     assert_problem(client.post("/datasets", data={"name": "x"}), 422, pointer="/file")
     assert_problem(client.get("/datasets/none"), 404, says="digits")
@@ -99,7 +105,7 @@ def test_a_harmful_upload_is_refused_and_leaves_nothing(client: TestClient, sett
     problem = assert_problem(upload(client, data), 422, pointer="/file")
     assert len(problem["detail"]) > 10
     assert [item["kind"] for item in client.get("/datasets").json()["items"]].count("upload") == 0
-    assert not [path for path in (settings.home / "storage").rglob("*") if path.is_file()]
+    assert stored_files(settings) == []
     assert upload(client, folder_zip()).status_code == 201
 
 

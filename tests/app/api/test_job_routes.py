@@ -118,12 +118,12 @@ def test_cancel_and_resume(client: TestClient) -> None:
 
 def test_examples_link_to_their_pictures(client: TestClient, database: Database, settings: Settings) -> None:
     job_id = submit(client)
-    assert client.get(f"/jobs/{job_id}/examples").json() == {"items": [], "file": None}
+    assert client.get(f"/jobs/{job_id}/examples").json() == {"items": [], "file": None, "pruned_at": None}
     assert_problem(client.get(f"/jobs/{job_id}/examples.safetensors"), 404, says="keeps no examples")
     pictures = {
         part: png(pixels) for part, pixels in zip(("clean", "adversarial", "difference"), random_pixels(3), strict=True)
     }
-    storage = Storage(settings.storage_url)
+    storage = Storage(settings.storage_url).scoped(f"examples/{job_id}")
     stored = {part: storage.put_bytes(data).sha256 for part, data in pictures.items()}
     change(database, job_id, examples=[{"index": 7, "label": "cat", "adversarial_prediction": "dog", **stored}])
     kept = storage.put_bytes(b"exact pixels")
@@ -139,6 +139,11 @@ def test_examples_link_to_their_pictures(client: TestClient, database: Database,
         assert (picture.content, picture.headers["content-type"]) == (data, "image/png")
     assert_problem(client.get(f"/jobs/{job_id}/examples/1/clean.png"), 404, says="keeps 1")
     assert_problem(client.get(f"/jobs/{job_id}/examples/0/other.png"), 422)
+    change(database, job_id, examples=None, result={"examples_pruned_at": "2026-01-31T12:00:00.000Z"})
+    pruned = {"items": [], "file": None, "pruned_at": "2026-01-31T12:00:00.000Z"}
+    assert client.get(f"/jobs/{job_id}/examples").json() == pruned
+    for part in ("/0/clean.png", ".safetensors"):
+        assert_problem(client.get(f"/jobs/{job_id}/examples{part}"), 404, says="pruned at 2026-01-31")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,16 @@ def test_deleting(client: TestClient, register: Register) -> None:
     assert_problem(client.delete("/models/tiny/aliases/best"), 404)
 
 
+def test_weights_stay_as_long_as_a_version_has_them(client: TestClient, register: Register) -> None:
+    register("one", make_model())
+    register("two", make_model())
+    sha256 = client.get("/models/one/versions/1").json()["sha256"]
+    assert client.delete("/models/one").status_code == 204
+    assert client.get("/models/two/versions/1/weights").status_code == 200
+    assert client.delete("/models/two").status_code == 204
+    assert not resources_of(client).storage.exists(sha256)
+
+
 def test_models_come_in_pages_newest_first(client: TestClient, register: Register) -> None:
     model = make_model()
     for name in "abcde":

@@ -15,8 +15,10 @@ from app.queue import QUEUES, broker_folder
 from app.records.session import Database
 from app.services import models, workers
 from app.settings import Settings
-from tests.app.api.conftest import HERE, Register, assert_problem, make_model, resources_of
+from tests.app.api.conftest import HERE, Register, assert_problem, make_model, png, random_pixels, resources_of
+from tests.app.api.test_dataset_routes import folder_zip, upload
 from tests.app.api.test_submit import PRETRAIN
+from tests.conftest import S3_ACCOUNT
 from tests.servers import free_port
 
 
@@ -78,7 +80,7 @@ def test_servers_that_do_not_answer_are_named(settings: Settings) -> None:
         answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "broker: does not answer" in answer.json()["detail"]
-    assert "storage: does not answer (ConnectionError)" in answer.json()["detail"]
+    assert "storage: the storage does not answer (ConnectionError)" in answer.json()["detail"]
 
 
 def test_without_tables_the_service_says_so(settings: Settings) -> None:
@@ -87,6 +89,26 @@ def test_without_tables_the_service_says_so(settings: Settings) -> None:
         assert client.get("/healthz").status_code == 200
         assert "clead migrate" in client.get("/readyz").json()["detail"]
         assert_problem(client.get("/jobs"), 503, says="database")
+
+
+def test_a_storage_that_is_away_is_named_and_costs_a_503(
+    settings: Settings, database: Database, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = register("tiny", make_model())
+    for name, value in {**S3_ACCOUNT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
+        monkeypatch.setenv(name, value)
+    away = settings.model_copy(update={"storage_url": "s3://bucket/clead"})
+    with TestClient(create_app(away), HERE, raise_server_exceptions=False) as client:
+        assert (
+            "storage: the storage does not answer (EndpointConnectionError)" in client.get("/readyz").json()["detail"]
+        )
+        for answer in (
+            client.get("/models/tiny/versions/1/weights"),
+            upload(client, folder_zip()),
+            client.post(f"/classify?model={reference}", files={"images": png(random_pixels(1)[0])}),
+        ):
+            assert_problem(answer, 503, says="does not answer (EndpointConnectionError)")
+        assert client.get("/datasets/mine").status_code == 404
 
 
 def test_an_error_inside_is_answered_without_its_trace(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

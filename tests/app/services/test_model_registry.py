@@ -54,14 +54,6 @@ def test_a_deleted_number_is_never_used_again(database: Database) -> None:
     assert register(database) == "m@3"
 
 
-def test_weights_that_another_version_shares_stay(database: Database) -> None:
-    register(database, "a")
-    register(database, "b")
-    with database.writing() as session:
-        assert models.delete_version(session, "a", version=1) is None
-        assert models.delete_version(session, "b", version=1) == "0" * 64
-
-
 def test_what_is_needed_cannot_be_deleted(database: Database) -> None:
     register(database)
     with database.writing() as session:

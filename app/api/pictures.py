@@ -12,6 +12,7 @@ from app.api.dependencies import Opened, Resources
 from app.errors import NotFoundError
 from app.schemas.problems import problem_responses
 from app.services import jobs
+from models.evaluation_spec import MAX_EXAMPLES
 
 router = APIRouter(tags=["jobs"])
 
@@ -55,7 +56,11 @@ def read_pixels(opened: Opened, job_id: JobId) -> Response:
     responses={**_PNG, **problem_responses(404)},
 )
 def read_picture(
-    opened: Opened, job_id: JobId, *, index: Annotated[int, Path(ge=0, description="position in the list")], part: Part
+    opened: Opened,
+    job_id: JobId,
+    *,
+    index: Annotated[int, Path(ge=0, lt=MAX_EXAMPLES, description="position in the list")],
+    part: Part,
 ) -> Response:
     """The image as it was, as it was attacked, or their difference × 10 around mid-grey."""
     with opened.database.session() as session:

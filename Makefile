@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench clean
+.PHONY: help demo serve test fuzz lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ serve: $(VENV)/.installed ## the service on this machine: API, one worker, SQLit
 test: $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and browser
 	@tests/system/install-servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: $(VENV)/.installed-dev ## 10,000 requests generated from the OpenAPI document, to a real server; CASES=… SEED=…
+	$(BIN)/python -m tests.fuzz.run --cases $(or $(CASES),10000) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.installed-dev ## style, types, dependency rule
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from app.api import access, catalog, datasets, documentation, events, inference,
 from app.api.dependencies import Resources
 from app.api.request_log import RequestLog
 from app.api.requests import BodyLimit, body_limits
+from app.api.responses import NoSniffing
 from app.api.telemetry import Telemetry
 from app.records.session import Database
 from app.security import Scope
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     documentation.install(app)
     app.add_middleware(BodyLimit, limit_of=body_limits(settings))
+    app.add_middleware(NoSniffing)
     for module, scope in ROUTERS.items():
         app.include_router(module.router, dependencies=[access.needs(scope)], responses=access.RESPONSES)
     app.include_router(operations.router)

@@ -41,6 +41,9 @@ _STATUS: dict[type[DomainError], int] = {
     OverloadedError: 429,
     UnavailableError: 503,
 }
+MOST_ERRORS = 100
+MOST_TEXT = 2_000
+"""Of what a client sent, an answer repeats no more than this: wrong fields, and characters of a text."""
 _RETRY_SECONDS = 5
 """When to try again where nothing better is known."""
 
@@ -56,13 +59,20 @@ def problem(status: int, detail: str, *, errors: Sequence[FieldError] = (), inst
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        "detail": _shortened(detail),
     }
     if instance is not None:
-        body["instance"] = instance
+        body["instance"] = _shortened(instance)
     if errors:
-        body["errors"] = [dict(error) for error in errors]
+        body["errors"] = [
+            {"pointer": _shortened(error["pointer"]), "detail": _shortened(error["detail"])}
+            for error in errors[:MOST_ERRORS]
+        ]
     return body
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…"
 
 
 def install(app: FastAPI) -> None:
@@ -111,8 +121,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [_field_error(request, item, body=error.body) for item in _causes(error.errors())]
-    return _respond(request, 422, _summary(found), errors=found)
+    causes = _causes(error.errors())
+    found = [_field_error(request, item, body=error.body) for item in causes[:MOST_ERRORS]]
+    return _respond(request, 422, _summary(found, count=len(causes)), errors=found)
 
 
 def _causes(items: Sequence[Any]) -> list[Any]:
@@ -126,10 +137,10 @@ def _causes(items: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _summary(errors: Sequence[FieldError]) -> str:
-    """One line for a person who sees ``detail`` alone."""
+def _summary(errors: Sequence[FieldError], *, count: int) -> str:
+    """One line for a person who sees ``detail`` alone; ``count``: of all errors, of which these are the first."""
     first = f"{errors[0]['pointer'] or 'the body'}: {errors[0]['detail']}"
-    return first if len(errors) == 1 else f"{first} (and {len(errors) - 1} more; see errors)"
+    return first if count == 1 else f"{first[:1_000]} (and {count - 1} more; see errors)"
 
 
 def _field_error(request: Request, item: Mapping[str, Any], *, body: Any) -> FieldError:

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     upload_max_bytes: int = Field(2048 * MIB, ge=1, description="largest upload of a data set or of weights")
     image_max_bytes: int = Field(20 * MIB, ge=1, description="largest single image sent to /classify")
     image_max_pixels: int = Field(50_000_000, ge=1, description="largest width × height of an image")
-    image_max_count: int = Field(256, ge=1, description="most images in one request")
+    image_max_count: int = Field(256, ge=1, le=10_000, description="most images in one request")
     queue_max_images: int = Field(1024, ge=1, description="images that may wait for inference")
     batch_max_images: int = Field(64, ge=1, description="most images in one forward pass")
     batch_wait_ms: float = Field(4.0, ge=0, le=10_000, description="longest wait for a batch to fill")

@@ -19,7 +19,8 @@ from models.networks import ImageModel, build_model
 from models.specs import ModelCard
 
 CARD_KEY = "card"
-
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 Shape = tuple[int, ...]
 
@@ -70,7 +71,8 @@ def _load(path: Path, card: ModelCard | None, *, published: bool) -> ImageModel:
     model = build_model(card)
     state = model.state_dict()
     for name, tensor in weights.items():
-        if tensor.is_floating_point() != state[name].is_floating_point():
+        fits = tensor.dtype in (_FLOATS if state[name].is_floating_point() else _INTEGERS)
+        if not fits or tensor.shape != state[name].shape:  # a packed type has another shape than the file says
             raise CheckpointError(f"{keys[name]} is {tensor.dtype} in {path.name}; {state[name].dtype} is needed")
     model.load_state_dict(state | weights)
     return model.eval()
@@ -100,7 +102,10 @@ def _card_of(path: Path, metadata: dict[str, str] | None) -> ModelCard:
     try:
         return ModelCard.model_validate_json(text)
     except ValidationError as error:
-        raise CheckpointError(f"the card in {path.name} is not valid: {error}") from error
+        first = error.errors()[0]
+        where = "/".join(map(str, first["loc"])) or "the whole"
+        message = f"the card in {path.name} is not valid, {error.error_count()} errors; first: {where}: {first['msg']}"
+        raise CheckpointError(message) from error
 
 
 def _match(path: Path, found: Mapping[str, Shape], card: ModelCard, *, published: bool) -> dict[str, str]:

@@ -14,6 +14,8 @@ from models.attacks.parsing import AnyAttack, detail, shown
 from models.attacks.spec import ATTACKS, AttackParams, BoundedParams, pixel_schema
 from models.specs import EvaluationData, ModelRef, Pixels, Precision, Seed, Spec
 
+MAX_EXAMPLES = 64
+
 
 class Requirement(NamedTuple):
     """A bound that an accuracy must meet: ``>=0.40`` or ``>0.40``."""
@@ -55,7 +57,9 @@ class EvaluationParams(Spec):
         min_length=1, max_length=32, description="attacks, each on its own; see GET /attacks"
     )
     curve: CurveSpec | None = Field(None, description="one attack at several radii; null: no curve")
-    examples: int = Field(16, ge=0, le=64, description="attacked images to keep as pictures, a random sample of them")
+    examples: int = Field(
+        16, ge=0, le=MAX_EXAMPLES, description="attacked images to keep as pictures, a random sample of them"
+    )
     require: dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=40)]] = Field(
         default_factory=dict,
         max_length=40,

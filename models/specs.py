@@ -6,17 +6,17 @@ Perturbation sizes are given in pixels of [0, 1], as a number or as the fraction
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 
 class Spec(BaseModel):
-    """Base of every spec: unknown fields are refused, NaN and infinity are refused, values do not change."""
+    """Base of every spec: unknown fields, NaN and infinity are refused, ``true`` and ``"1"`` are no numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def parse_fraction(value: Any) -> Any:
@@ -30,13 +30,14 @@ def parse_fraction(value: Any) -> Any:
         raise ValueError(accepted)
     numerator, _, denominator = value.partition("/")
     try:
-        top, bottom = Fraction(numerator), Fraction(denominator or "1")
-        number = float(top / bottom)
+        # Floats and not exact fractions: those would write out every digit of "1e999999999".
+        top, bottom = float(numerator), float(denominator or "1")
+        number = top / bottom
     except ZeroDivisionError:
         raise ValueError(f"{value!r} divides by zero; {accepted}") from None
-    except (ValueError, OverflowError):
+    except ValueError:
         raise ValueError(f"{value!r} is not a number; {accepted}") from None
-    if not math.isfinite(number):
+    if not all(map(math.isfinite, (top, bottom, number))):
         raise ValueError(f"{value!r} is not finite; {accepted}")
     return number
 
@@ -44,7 +45,28 @@ def parse_fraction(value: Any) -> Any:
 Pixels = Annotated[float, BeforeValidator(parse_fraction, json_schema_input_type=float | str)]
 """A size in pixels of [0, 1], or its fraction as text."""
 
+MAX_VERSION = 2**31 - 1
+"""Largest number of a model's version: a database's integer."""
+
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="seed of every random choice of the job")]
+
+
+JsonArray = Strict(False)
+"""Marks a tuple: JSON writes it as an array, which is not the strict kind of it. Its items stay strict."""
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def check_label(text: str) -> str:
+    """``text`` if it can name a class: one visible line; ValueError for controls, half surrogates, turned writing."""
+    if any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or one in _BIDI for one in text):
+        raise ValueError("control characters, line breaks and marks that turn the writing's direction are not accepted")
+    return text
+
+
+MAX_LABEL = 200
+ClassName = Annotated[str, Field(max_length=MAX_LABEL), AfterValidator(check_label)]
+"""Name of a class."""
 
 
 class ModelReference:
@@ -114,7 +136,7 @@ class BackboneSpec(Spec):
         le=1024,
         description="channels of the first stage, each later stage doubles them; null: the named network's own",
     )
-    blocks: tuple[Annotated[int, Field(ge=1, le=100)], ...] | None = Field(
+    blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], JsonArray] | None = Field(
         None, min_length=1, max_length=4, description="residual blocks a stage; null: the named network's own"
     )
     stem_stride: Literal[1, 2] = Field(1, description="stride of the 3×3 stem; 2 quarters the cost")
@@ -185,18 +207,29 @@ class ProbeParams(Spec):
     seed: Seed = 0
 
 
+MAX_CHANNELS = 16
+MAX_CLASSES = 100_000
+
+
 class ModelCard(Spec):
     """What is needed to rebuild a model from its weights, kept with them and in the registry."""
 
     kind: Literal["encoder", "classifier"] = Field(description="encoder: features; classifier: logits over classes")
     backbone: BackboneSpec
-    image_shape: tuple[
-        Annotated[int, Field(ge=1, le=16)],
-        Annotated[int, Field(ge=1, le=4096)],
-        Annotated[int, Field(ge=1, le=4096)],
+    image_shape: Annotated[
+        tuple[
+            Annotated[int, Field(ge=1, le=MAX_CHANNELS)],
+            Annotated[int, Field(ge=1, le=4096)],
+            Annotated[int, Field(ge=1, le=4096)],
+        ],
+        JsonArray,
     ] = Field(description="(channels, height, width) of an input image")
-    classes: tuple[Annotated[str, Field(max_length=200)], ...] | None = Field(
-        None, max_length=100_000, description="class names by index; null for an encoder"
+    classes: Annotated[tuple[ClassName, ...], JsonArray] | None = Field(
+        None, max_length=MAX_CLASSES, description="class names by index; null for an encoder"
     )
-    mean: tuple[float, ...] = Field(description="channel means subtracted inside the model, pixels in [0, 1]")
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="channel deviations divided by inside the model")
+    mean: Annotated[tuple[Annotated[float, Field(ge=-1_000, le=1_000)], ...], JsonArray] = Field(
+        max_length=MAX_CHANNELS, description="channel means subtracted inside the model, pixels in [0, 1]"
+    )
+    std: Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1_000)], ...], JsonArray] = Field(
+        max_length=MAX_CHANNELS, description="channel deviations divided by inside the model"
+    )

@@ -12,7 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from app import security
-from app.api.dependencies import Opened, Resources
+from app.api.dependencies import NO_NUL, Opened, Resources
 from app.errors import ForbiddenError, UnauthenticatedError
 from app.schemas.problems import problem_responses
 from app.services import jobs, tokens
@@ -62,7 +62,9 @@ Asking = Annotated[Principal, Depends(principal)]
 
 
 def own_job(
-    opened: Opened, asking: Asking, job_id: Annotated[str, Path(max_length=100, description="id of a job")]
+    opened: Opened,
+    asking: Asking,
+    job_id: Annotated[str, Path(max_length=100, pattern=NO_NUL, description="id of a job")],
 ) -> str:
     """The id in the path, of a job that is theirs; NotFoundError for another's, as for one that is not there."""
     with opened.database.session() as session:
@@ -119,7 +121,7 @@ def refuse_foreign_pages(request: Request) -> None:
         return
     origin, fetched_by = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if origin is not None:
-        foreign = urlsplit(origin).netloc != request.headers.get("host")
+        foreign = origin.rpartition("://")[2] != request.headers.get("host")
     else:
         foreign = fetched_by not in {None, "same-origin", "none"}
     if foreign:
@@ -144,7 +146,10 @@ def _is_local_name(host: str) -> bool:
 
     Any other name was sent on by a proxy, or is a foreign page's that now resolves to this machine (DNS rebinding).
     """
-    name = urlsplit(f"//{host}").hostname or "localhost"
+    try:
+        name = urlsplit(f"//{host}").hostname or "localhost"
+    except ValueError:  # no name at all, such as "["
+        return False
     try:
         return ip_address(name).is_loopback
     except ValueError:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Response
 
 from app.api.access import Asking
-from app.api.dependencies import Opened
+from app.api.dependencies import NO_NUL, Opened
 from app.errors import FieldError, InvalidSpecError, NotFoundError
 from app.schemas.catalog import (
     Attacks,
@@ -42,7 +42,10 @@ _MEDIA_TYPES: dict[Format, str] = {
 _TABLE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The table: a row a model, clean accuracy and robust accuracy by attack, fractions in [0, 1].",
-        "content": {media_type: {"schema": {"type": "string"}} for media_type in _MEDIA_TYPES.values()},
+        "content": {
+            media_type: {"schema": {"type": "object" if media_type == "application/json" else "string"}}
+            for media_type in _MEDIA_TYPES.values()
+        },
     }
 }
 
@@ -99,7 +102,9 @@ def list_family(family: Annotated[str, Path(description="such as torchvision", m
 def compare(
     opened: Opened,
     asking: Asking,
-    jobs: Annotated[str, Query(max_length=20_000, description="ids of evaluations or protocols, comma-separated")],
+    jobs: Annotated[
+        str, Query(max_length=20_000, pattern=NO_NUL, description="ids of evaluations or protocols, comma-separated")
+    ],
     *,
     format: Annotated[Format, Query(description="how the table is written")] = "json",
 ) -> Response:

@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Path, Response, UploadFile, status
+from fastapi import APIRouter, File, Form, Response, UploadFile, status
 from sqlalchemy.orm import Session
 
 from app.api.access import Asking
-from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, Limit, Opened, Resources
+from app.api.dependencies import FIRST_PAGE, Cursor, DatasetName, IdempotencyKey, Limit, Opened, Resources
 from app.api.idempotency import once
 from app.api.requests import StrictRoute
 from app.errors import FieldError, InvalidSpecError
@@ -44,7 +44,7 @@ def list_datasets(opened: Opened, asking: Asking, *, limit: Limit = FIRST_PAGE, 
 
 
 @router.get("/{name}", response_model=DatasetView, summary="Read a data set", responses=problem_responses(404))
-def read_dataset(opened: Opened, asking: Asking, name: Annotated[str, Path(max_length=100)]) -> Any:
+def read_dataset(opened: Opened, asking: Asking, name: DatasetName) -> Any:
     """Sizes, classes, shape, hash, channel statistics."""
     with opened.database.session() as session:
         return DatasetView.of(datasets.find(session, name, asking=asking))

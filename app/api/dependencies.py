@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
+from starlette.exceptions import HTTPException
 
 from app.api.limits import RateLimits
 from app.queue import create_celery
@@ -18,6 +19,7 @@ from app.serving.engine import Engine
 from app.serving.metrics import InferenceMetrics
 from app.settings import Settings
 from app.storage import Storage
+from models.specs import MAX_VERSION
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,35 @@ async def json_body(request: Request) -> Any:
     return await request.json()
 
 
+def idempotency_key(
+    request: Request,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            pattern=r"^[!-+\--~]+$",
+            description="the same key with the same body answers the first response again; with another body: 409. "
+            "Visible ASCII without a comma",
+        ),
+    ] = None,
+) -> str | None:
+    """The request's key. Of two headers, here and in a proxy different ones might count: HTTPException 400."""
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise HTTPException(400, "the header Idempotency-Key is there more than once; send one")
+    return key
+
+
+NO_NUL = r"^[^\x00]*$"
+"""Text that a database can be asked for: PostgreSQL refuses the character NUL."""
+
 Opened = Annotated[Resources, Depends(resources)]
 JsonBody = Annotated[Any, Depends(json_body)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="most items in the answer")]
 Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before")]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="the same key with the same body answers the first response again; with another body: 409",
-    ),
-]
-ModelName = Annotated[str, Path(max_length=100, description="name of a model")]
-VersionNumber = Annotated[int, Path(ge=1, le=2**31 - 1, description="number of a version")]
+IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]
+ModelName = Annotated[str, Path(max_length=100, pattern=NO_NUL, description="name of a model")]
+DatasetName = Annotated[str, Path(max_length=100, pattern=NO_NUL, description="name of a data set")]
+VersionNumber = Annotated[int, Path(ge=1, le=MAX_VERSION, description="number of a version")]
 FIRST_PAGE = DEFAULT_LIMIT

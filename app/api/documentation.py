@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
 
-from app.schemas.problems import MEANINGS, MEDIA_TYPE, FieldError, Problem
+from app.schemas.problems import MEANINGS, MEDIA_TYPE, FieldError, Problem, problem_responses
 
 DESCRIPTION = """\
 Robust image classification as a service: **train** → **probe** → **attack** → **compare** → **serve**.
@@ -39,10 +40,22 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     reference = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for path in document["paths"].values():
-        for operation in path.values():
-            answer = operation["responses"].get("422")
-            if answer is not None:
-                answer |= {"description": MEANINGS[422], "content": reference}
-            operation["responses"]["500"] = {"description": "An error inside the service.", "content": reference}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            answers = operation["responses"]
+            if "422" in answers:
+                answers["422"] |= {"description": MEANINGS[422], "content": reference}
+            for status in _statuses(path, operation):
+                answers.setdefault(str(status), problem_responses(status)[status])
     return document
+
+
+def _statuses(path: str, operation: dict[str, Any]) -> Iterator[int]:
+    """What an operation may answer by its kind alone."""
+    yield 500
+    if "{" in path:
+        yield 404
+    if "requestBody" in operation:
+        yield from (400, 413, 415)
+    if "security" in operation:  # who is asking is looked up in the database
+        yield 503

@@ -25,6 +25,16 @@ POLL_SECONDS = 0.5
 """How often the database is asked. It is the one place that workers on any machine report to."""
 METRICS_PAGE = 500
 
+_EVENT = {
+    "description": "one event of the stream; `data` is JSON",
+    "type": "object",
+    "required": ["event", "id", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["status", "progress", "metric"]},
+        "id": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": (
@@ -32,11 +42,13 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
             "`progress`: its `progress` object. `metric`: `{series, step, value}`, each point once. An event's id is "
             "where `Last-Event-ID` goes on."
         ),
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     },
     204: {"description": "`Last-Event-ID` is the job's last event: there will be no more."},
 }
 LastEventId = Annotated[str | None, Header(max_length=100, description="id of the last event that was seen")]
+MAX_METRIC_ID = 2**63 - 1
+"""Largest number that a database can be asked for."""
 
 
 @dataclass
@@ -57,7 +69,7 @@ class _Seen:
 async def follow(opened: Opened, job_id: JobId, *, last_event_id: LastEventId = None) -> Response:
     """Server-sent events; the stream closes after the final status."""
     number, _, end = (last_event_id or "").partition("-")
-    seen = _Seen(metric=int(number) if number.isascii() and number.isdigit() else 0)
+    seen = _Seen(metric=min(int(number), MAX_METRIC_ID) if number.isascii() and number.isdigit() else 0)
     status = await run_in_threadpool(_status, opened.database, job_id)
     if end == status and status in FINAL:
         return Response(status_code=204)

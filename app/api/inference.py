@@ -20,7 +20,7 @@ from app.api.requests import StrictRoute, is_json
 from app.errors import ConflictError, FieldError, InvalidSpecError, NotFoundError, TooLargeError
 from app.records import ModelVersion
 from app.records.session import Database
-from app.schemas.inference import Classification, Embeddings, EncodedImage, ImagesBody
+from app.schemas.inference import MAX_FILENAME, MAX_IMAGES, Classification, Embeddings, EncodedImage, ImagesBody
 from app.schemas.problems import problem_responses
 from app.services import models
 from app.serving import inference
@@ -38,11 +38,18 @@ Model = Annotated[
     ModelRef | None, Query(description="name, name@version or name@alias; null: the model with the alias production")
 ]
 TopK = Annotated[int, Query(ge=1, le=1000, description="classes in `top_k`; at most all that the model has")]
-_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "one file or many"}
+_FILES = {
+    "type": "array",
+    "items": {"type": "string", "format": "binary"},
+    "minItems": 1,
+    "maxItems": MAX_IMAGES,
+    "description": "one file or many",
+}
 _ENCODED = {
     "type": "array",
     "items": EncodedImage.model_json_schema(),
     "minItems": 1,
+    "maxItems": MAX_IMAGES,
     "description": "one image or many",
 }
 _BODY: dict[str, Any] = {
@@ -167,12 +174,16 @@ def _from_form(item: UploadFile | str, max_bytes: int) -> Picture:
     async def read() -> bytes:
         if isinstance(item, str):
             raise BadImageError("the field holds text, not a file", reason="not_a_file")
+        if len(item.filename or "") > MAX_FILENAME:
+            detail = f"the file's name is longer than {MAX_FILENAME} characters"
+            raise BadImageError(detail, reason="long_name")
         if item.size is not None and item.size > max_bytes:
             detail = f"the file has {item.size} bytes; at most {max_bytes} are accepted"
             raise BadImageError(detail, reason="too_many_bytes")
         return await item.read()
 
-    return Picture(None if isinstance(item, str) else item.filename, read)
+    name = None if isinstance(item, str) else item.filename
+    return Picture(name and name[:MAX_FILENAME], read)
 
 
 def _check_count(count: int, settings: Settings) -> None:

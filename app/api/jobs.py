@@ -6,10 +6,11 @@ import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response, status
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from app.api.access import Asking, JobId
-from app.api.dependencies import FIRST_PAGE, Cursor, IdempotencyKey, JsonBody, Limit, Opened, Resources
+from app.api.dependencies import FIRST_PAGE, NO_NUL, Cursor, IdempotencyKey, JsonBody, Limit, Opened, Resources
 from app.api.idempotency import once
 from app.api.requests import StrictRoute
 from app.errors import FieldError, InvalidSpecError
@@ -38,7 +39,8 @@ log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
 Points = Annotated[int | None, Query(ge=1, le=100_000, description="most points a series; null: all")]
-Labels = Annotated[list[str] | None, Query(max_length=20, description="key:value; repeated: all must match")]
+Label = Annotated[str, Field(max_length=601, pattern=NO_NUL)]
+Labels = Annotated[list[Label] | None, Query(max_length=20, description="key:value; repeated: all must match")]
 _SUBMITTED: dict[str, Any] = {
     "status_code": status.HTTP_202_ACCEPTED,
     "response_model": JobView,

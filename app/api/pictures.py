@@ -13,6 +13,7 @@ from app.errors import NotFoundError
 from app.records import Job
 from app.schemas.problems import problem_responses
 from app.services import jobs, references
+from models.evaluation_spec import MAX_EXAMPLES
 
 router = APIRouter(tags=["jobs"])
 
@@ -57,7 +58,11 @@ def read_pixels(opened: Opened, job_id: JobId) -> Response:
     responses={**_PNG, **problem_responses(404, 503)},
 )
 def read_picture(
-    opened: Opened, job_id: JobId, *, index: Annotated[int, Path(ge=0, description="position in the list")], part: Part
+    opened: Opened,
+    job_id: JobId,
+    *,
+    index: Annotated[int, Path(ge=0, lt=MAX_EXAMPLES, description="position in the list")],
+    part: Part,
 ) -> Response:
     """The image as it was, as it was attacked, or their difference × 10 around mid-grey."""
     with opened.database.session() as session:

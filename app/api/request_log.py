@@ -21,6 +21,10 @@ _LONGEST_PATH = 500
 access_log = logging.getLogger("app.access")
 
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+"""Counted by name: a client may invent methods, and each would stay in memory as a series of its own."""
+
+
 class RequestLog:
     """Outermost: also the answers to errors carry the id, and what is logged on the way to them."""
 
@@ -51,7 +55,7 @@ class RequestLog:
     def _note(self, scope: Scope, *, status: int, seconds: float) -> None:
         # Counted under the route's pattern: paths hold ids, and would make a series each.
         route = getattr(scope.get("route"), "path", "unknown")
-        method = scope["method"] if route != "unknown" else "unknown"
+        method = scope["method"] if route != "unknown" and scope["method"] in METHODS else "unknown"
         self._telemetry.requests.labels(method, route, str(status)).inc()
         self._telemetry.seconds.labels(method, route).observe(seconds)
         # Without the query, which may hold anything. Encoded anew, so that a blank or a newline cannot break the line.

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.params import Form
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import FieldError, InvalidSpecError
+from app.problems import problem
+from app.schemas.problems import MEDIA_TYPE
 from app.settings import Settings
+
+MOST_KEYS = 200
+"""Of one object: four times what any may have. Each unknown one is looked at and reported."""
+EXACT = 2**53
+"""Below it a float tells every whole number apart."""
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON: NaN, Infinity, duplicate keys, lone surrogates and NUL are refused, as is what nests too deep.
+    """Strict JSON in UTF-8: NaN, Infinity, duplicate keys, lone surrogates and NUL are refused, and too deep nesting.
 
     Raises HTTPException 400.
     """
     if not body:
         raise HTTPException(400, "the body is empty; send JSON")
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        # Decoded here: json.loads would guess UTF-16 and UTF-32 from the bytes.
+        text = body.decode("utf-8-sig")
+        value = json.loads(text, parse_float=_number, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
         # Only an escaped surrogate can be alone: the decoder has checked the bytes.
-        if b"\\ud" in body.lower() or b"\\u0000" in body:
+        if "\\ud" in text.lower() or "\\u0000" in text:
             _check_text(json.dumps(value, ensure_ascii=False))
     except RecursionError:
         raise HTTPException(400, "the JSON nests too deep") from None
@@ -34,14 +47,23 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
+def _number(text: str) -> int | float:
+    """JSON has one kind of number: 5.0 is the whole number 5, as JSON Schema has it."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < EXACT else value
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_KEYS:
+        raise ValueError(f"an object has {len(pairs)} keys; no more than {MOST_KEYS} are accepted")
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"an object gives a key twice; its keys are {sorted(found)[:20]}")
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object gives the key {twice[:100]!r} twice")
     return found
 
 
@@ -60,6 +82,24 @@ def is_json(content_type: str) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
+def _check_charset(content_type: str) -> None:
+    """Raise HTTPException 415 for a charset that is not UTF-8: Python knows some that decode to anything at all."""
+    _, options = parse_options_header(content_type)  # the reader that the form's own parser uses
+    if options.get(b"charset", b"utf-8").lower() not in {b"utf-8", b"utf8", b"us-ascii"}:
+        raise HTTPException(415, "send text in UTF-8; leave charset out of the Content-Type, or give utf-8")
+
+
+async def _check_form(request: Request, *, known: Collection[str]) -> None:
+    """Raise InvalidSpecError for a field that the route does not take, or that comes twice: one would be ignored."""
+    form = await request.form()
+    for name, count in Counter(name for name, _ in form.multi_items()).items():
+        if name in known and count == 1:
+            continue
+        await form.close()
+        what = "the field is there twice" if name in known else f"unknown form field; known: {', '.join(known)}"
+        raise InvalidSpecError(f"{name[:100]!r}: {what}", errors=[FieldError(pointer=f"/{name}", detail=what)])
+
+
 class StrictRequest(Request):
     """A request whose JSON is parsed by :func:`parse_json`."""
 
@@ -68,17 +108,24 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that takes strict JSON, and says 415 to anything else where it takes JSON alone."""
+    """A route that takes strict JSON, or a form of its own fields; 415 to anything else and to text not in UTF-8."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         field = self.body_field
-        json_only = field is not None and not isinstance(field.field_info, Form)
+        takes_form = field is not None and isinstance(field.field_info, Form)
+        json_only = field is not None and not takes_form
+        form_fields = [param.alias for param in self.dependant.body_params]
 
         async def strict(request: Request) -> Response:
-            if json_only and _has_body(request) and not is_json(request.headers.get("content-type", "")):
+            content_type = request.headers.get("content-type", "")
+            if json_only and _has_body(request) and not is_json(content_type):
                 raise HTTPException(415, "send JSON with the header Content-Type: application/json")
-            return await handle(StrictRequest(request.scope, request.receive))
+            _check_charset(content_type)
+            strict_request = StrictRequest(request.scope, request.receive)
+            if takes_form:
+                await _check_form(strict_request, known=form_fields)
+            return await handle(strict_request)
 
         return strict
 
@@ -88,7 +135,11 @@ def _has_body(request: Request) -> bool:
 
 
 class BodyLimit:
-    """Refuses (413) a body larger than its path's limit: by its declared length, and counted while it arrives."""
+    """Refuses (413) a body larger than its path's limit: by its declared length, and counted while it arrives.
+
+    And (400) one whose end is told in two ways, by a length and by chunks: a proxy may believe the other, and take the
+    rest for a request of its own (RFC 9112, 6.1).
+    """
 
     def __init__(self, app: ASGIApp, *, limit_of: Callable[[str], int]) -> None:
         self._app = app
@@ -99,7 +150,13 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit = self._limit_of(scope["path"])
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            body = problem(400, "the request has both a Content-Length and a Transfer-Encoding; send one of them")
+            answer = JSONResponse(body, 400, media_type=MEDIA_TYPE, headers={"Connection": "close"})
+            await answer(scope, receive, send)
+            return
+        declared = headers.get(b"content-length", b"0")
         received = int(declared) if declared.isdigit() else 0
         counted = 0
 

@@ -13,7 +13,7 @@ from models.attacks.spec import Attack
 from models.backbones.spec import BackboneEntry, BackboneFamily
 from models.corruptions.spec import Corruption, Group
 from models.methods.spec import Method
-from models.specs import ModelCard, Spec
+from models.specs import MAX_VERSION, ModelCard, Spec
 
 
 class MethodView(BaseModel):
@@ -192,7 +192,7 @@ class ModelPage(BaseModel):
 class AliasBody(Spec):
     """Body of PUT /models/{name}/aliases/{alias}."""
 
-    version: int = Field(ge=1, description="the version that the alias means from now on")
+    version: int = Field(ge=1, le=MAX_VERSION, description="the version that the alias means from now on")
 
 
 class AliasView(BaseModel):

@@ -6,14 +6,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.problems import Problem
 
+MAX_IMAGES = 10_000
+"""Of one request, whatever the settings; they allow fewer, and images of fewer bytes."""
+MAX_FILENAME = 500
+
 
 class EncodedImage(BaseModel):
     """An image file in a JSON body."""
 
     model_config = ConfigDict(extra="forbid")
 
-    base64: str = Field(description="the file's bytes (PNG, JPEG, WebP, BMP or GIF) in standard base64")
-    filename: str | None = Field(None, max_length=500, description="given back with the answer")
+    base64: str = Field(
+        max_length=2**30, description="the file's bytes (PNG, JPEG, WebP, BMP or GIF) in standard base64"
+    )
+    filename: str | None = Field(None, max_length=MAX_FILENAME, description="given back with the answer")
 
 
 class ImagesBody(BaseModel):
@@ -21,7 +27,7 @@ class ImagesBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[EncodedImage] = Field(min_length=1, description="one image or many")
+    images: list[EncodedImage] = Field(min_length=1, max_length=MAX_IMAGES, description="one image or many")
 
 
 class ClassScore(BaseModel):

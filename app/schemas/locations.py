@@ -50,7 +50,7 @@ def suggestion(location: Location, value: Any, models: Sequence[type[BaseModel]]
             continue
         candidates = list(_narrowed(candidates, value))
     names = {name for model in candidates for name in model.model_fields}
-    near = difflib.get_close_matches(str(location[-1]), sorted(names), n=1)
+    near = difflib.get_close_matches(str(location[-1])[:100], sorted(names), n=1)
     return near[0] if near else None
 
 

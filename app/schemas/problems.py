@@ -50,6 +50,7 @@ MEANINGS = {
     415: "A content type that the route does not take.",
     422: "Well-formed, but it cannot be done; `errors` says where.",
     429: "Over capacity; try again after the seconds in `Retry-After`.",
+    500: "An error inside the service.",
     503: "Something that the route needs is missing; `Retry-After` says when to try again.",
 }
 

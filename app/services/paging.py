@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -33,9 +32,13 @@ def read_cursor(cursor: str, *, parts: int = 1) -> list[str]:
     """The sort key in a cursor; InvalidSpecError for anything that :func:`make_cursor` did not make."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, RecursionError):
         key = None
-    if not isinstance(key, list) or len(key) != parts or not all(isinstance(part, str) for part in key):
+    if (
+        not isinstance(key, list)
+        or len(key) != parts
+        or not all(isinstance(part, str) and "\0" not in part for part in key)
+    ):
         detail = "not a cursor of this list; take next_cursor of the page before, or leave it out"
         raise InvalidSpecError(detail, errors=[{"pointer": "/cursor", "detail": detail}])
     return key

@@ -42,6 +42,10 @@ LabelKey = Annotated[str, Field(min_length=1, max_length=100)]
 LabelValue = Annotated[str, Field(max_length=500)]
 
 
+MAX_PARAMETERS = 4_000_000_000
+"""Weights of a backbone, twice those of the largest known: more take a worker's memory for nothing."""
+
+
 class _Extras(Spec):
     """What a body carries beside the spec."""
 
@@ -222,13 +226,15 @@ def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVers
     )
     try:
         with torch.device("meta"):
-            build_model(card)
+            size = sum(weight.numel() for weight in build_model(card).parameters())
     except UnknownNameError as error:
         yield {"pointer": "/backbone/name", "detail": str(error)}
         return
     except (IncompatibleModelError, ValueError) as error:
         yield {"pointer": "/backbone", "detail": str(error)}
         return
+    if size > MAX_PARAMETERS:
+        yield {"pointer": "/backbone", "detail": f"{size} weights; at most {MAX_PARAMETERS} are accepted"}
     if init is not None and complete(ModelCard.model_validate(init.card).backbone) != complete(params.backbone):
         yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
 

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from models.data.pictures import CostlyPictureError, refuse_costly
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _MODES = {1: "L", 3: "RGB"}
 
@@ -52,10 +54,10 @@ def decode_image(data: bytes, limits: ImageLimits, *, image_shape: tuple[int, in
         )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, limits)
+            refuse_costly(image, data, max_pixels=limits.max_pixels)
             return _pixels(image, image_shape)
-    except BadImageError:
-        raise
+    except CostlyPictureError as error:
+        raise BadImageError(str(error), reason="too_costly") from None
     except Image.DecompressionBombError:
         raise BadImageError(
             f"the picture is too large; at most {limits.max_pixels} pixels are accepted", reason="too_many_pixels"
@@ -65,15 +67,6 @@ def decode_image(data: bytes, limits: ImageLimits, *, image_shape: tuple[int, in
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError and more on broken files.
         raise BadImageError(f"the image cannot be decoded: {error}", reason="damaged") from error
-
-
-def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise BadImageError(
-            f"the picture is {width}×{height} = {width * height} pixels; at most {limits.max_pixels} are accepted",
-            reason="too_many_pixels",
-        )
 
 
 def _pixels(image: Image.Image, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -89,6 +82,6 @@ def _pixels(image: Image.Image, image_shape: tuple[int, int, int]) -> NDArray[np
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow clips such values at 255 on some paths; 16-bit grey is scaled instead.
-        wide = np.asarray(image).astype(np.int64).clip(0, 65_535)
+        wide = np.asarray(image).clip(0, 65_535)
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     return image if image.mode == mode else image.convert(mode)

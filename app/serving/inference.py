@@ -93,7 +93,13 @@ async def _answer(engine: Engine, served: Served, *, pictures: Sequence[Picture]
         waiting = engine.batcher.submit((served.reference, output), images, forward=forward)
         rows = await asyncio.wrap_future(waiting)
         engine.metrics.answered.labels(output).inc(len(good))
-    return Answered(rows, {index: row for row, index in enumerate(good)}, errors)
+    for index, finite in zip(good, rows.isfinite().all(dim=1).tolist(), strict=True):
+        if not finite:
+            errors[index] = f"{served.reference} computes NaN or infinity from this image"
+    positions = {index: row for row, index in enumerate(good) if index not in errors}
+    if not positions:
+        raise _all_bad(errors)
+    return Answered(rows, positions, errors)
 
 
 async def _decode(engine: Engine, served: Served, *, picture: Picture) -> NDArray[np.uint8] | str:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from models.data.archive import UploadLimits, read_member
 from models.data.images import DataError
-from models.data.split import Upload, UploadedSplit
+from models.data.pictures import CostlyPictureError, refuse_costly
+from models.data.split import CHUNK_BYTES, Upload, UploadedSplit, check_classes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")
@@ -35,12 +36,15 @@ def read_folder(archive: zipfile.ZipFile, limits: UploadLimits) -> Upload:
         raise DataError(f"no training images; {LAYOUT}")
     if len(classes) < 2:
         raise DataError(f"only one class, {classes[0]!r}; at least two are needed")
+    check_classes(classes)
     strange = sorted({name for _, name, _ in files} - set(classes))
     if strange:
         raise DataError(f"the test split has classes without training images: {', '.join(strange[:10])}")
 
+    position = {name: index for index, name in enumerate(classes)}
+
     def split(name: str) -> UploadedSplit:
-        chosen = [(classes.index(label), member) for kind, label, member in files if kind == name]
+        chosen = [(position[label], member) for kind, label, member in files if kind == name]
         if not chosen:
             raise DataError(f"the {name} split is empty; {LAYOUT}")
         members = [member for _, member in chosen]
@@ -83,43 +87,60 @@ def _is_clutter(parts: tuple[str, ...]) -> bool:
 
 
 def _decoded(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], *, limits: UploadLimits) -> Iterator[Tensor]:
-    """RGB images uint8 (M, 3, H, W) in chunks; decoding runs in threads, since Pillow releases the lock for it."""
+    """RGB images uint8 (M, 3, H, W) in chunks; decoding runs in threads, since Pillow releases the lock for it.
 
-    def decode(group: Sequence[zipfile.ZipInfo]) -> list[np.ndarray]:
-        return [decode_image(read_member(archive, one), name=one.filename, limits=limits) for one in group]
+    The first image's size is that of all, so that a chunk's memory is known before it is decoded.
+    """
 
-    shape: tuple[int, ...] | None = None
+    def decode(member: zipfile.ZipInfo, size: tuple[int, int] | None = None) -> np.ndarray:
+        if member.file_size > limits.image_bytes:
+            raise DataError(
+                f"{member.filename!r} has {member.file_size} bytes; at most {limits.image_bytes} for one image"
+            )
+        return decode_image(read_member(archive, member), name=member.filename, limits=limits, size=size)
+
+    height, width, _ = decode(members[0]).shape
+    if (total := 3 * width * height * len(members)) > limits.total_bytes:
+        raise DataError(
+            f"{len(members)} images of {width}×{height} pixels are {total} bytes in memory; "
+            f"at most {limits.total_bytes} are accepted"
+        )
+
+    def decode_all(group: Sequence[zipfile.ZipInfo]) -> list[np.ndarray]:
+        return [decode(member, (width, height)) for member in group]
+
+    size = min(CHUNK, max(1, CHUNK_BYTES // (3 * width * height)))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(members), CHUNK):
-            chunk = members[start : start + CHUNK]
-            groups = pool.map(decode, [chunk[first : first + GROUP] for first in range(0, len(chunk), GROUP)])
+        for start in range(0, len(members), size):
+            chunk = members[start : start + size]
+            groups = pool.map(decode_all, [chunk[first : first + GROUP] for first in range(0, len(chunk), GROUP)])
             images = list(itertools.chain.from_iterable(groups))
-            for image, member in zip(images, chunk, strict=True):
-                shape = shape or image.shape
-                if image.shape != shape:
-                    raise DataError(
-                        f"{member.filename!r} has {image.shape[1]}×{image.shape[0]} pixels where others have "
-                        f"{shape[1]}×{shape[0]}; all images must be of one size"
-                    )
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def decode_image(data: bytes, *, name: str, limits: UploadLimits) -> np.ndarray:
+def decode_image(data: bytes, *, name: str, limits: UploadLimits, size: tuple[int, int] | None = None) -> np.ndarray:
     """RGB pixels uint8 (H, W, 3) of a PNG or JPEG file; a grey one gets three equal channels.
 
-    Raises :class:`DataError` naming the file if it is no such image, too large, truncated, or deeper than 8 bits.
+    ``size``: (width, height) that it must have. Raises :class:`DataError` naming the file if it is no such image, too
+    large, truncated, or deeper than 8 bits; the first two before a pixel is decoded.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > limits.image_pixels:
-                raise DataError(f"{name!r} has {width}×{height} pixels; at most {limits.image_pixels} are accepted")
+            refuse_costly(image, data, max_pixels=limits.image_pixels)
+            if size is not None and image.size != size:
+                raise DataError(
+                    f"{name!r} has {image.width}×{image.height} pixels where others have {size[0]}×{size[1]}; "
+                    "all images must be of one size"
+                )
             if image.mode in _MIXED_DEPTH:
                 raise DataError(f"{name!r} has more than 8 bits a channel; convert it to 8 bits")
             return np.asarray(image.convert("RGB"))
+    except CostlyPictureError as error:
+        raise DataError(f"{name!r}: {error}") from None
     except UnidentifiedImageError:
         raise DataError(f"{name!r} is not a PNG or JPEG image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError and more on broken files.
         raise DataError(f"{name!r} cannot be decoded: {error}") from error

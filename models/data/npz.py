@@ -5,21 +5,23 @@ Images are uint8 in [0, 255] or floats in [0, 1], of shape (N, H, W), (N, H, W, 
 
 from __future__ import annotations
 
-import io
+import math
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.data.archive import UploadLimits, read_member
+from models.data.archive import UploadLimits, opened
 from models.data.images import DataError
-from models.data.split import Upload, UploadedSplit
+from models.data.split import CHUNK_BYTES, Upload, UploadedSplit, check_classes
+from models.specs import MAX_CLASSES
 
-CHUNK = 4096
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
-MAX_CLASSES = 100_000
 LAYOUT = "an npz with x_train, y_train, x_test and y_test is accepted"
 
 
@@ -38,49 +40,75 @@ def read_npz(archive: zipfile.ZipFile, limits: UploadLimits) -> Upload:
         raise DataError(
             f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(strange[:10]) or 'none'}; {LAYOUT}"
         )
-    labels = {split: _labels(_array(archive, f"y_{split}"), name=f"y_{split}") for split in ("train", "test")}
+    labels = {split: _labels(_array(archive, f"y_{split}", limits), name=f"y_{split}") for split in ("train", "test")}
     if not len(labels["train"]) or not len(labels["test"]):
         raise DataError("both splits need at least one image")
-    classes = _classes(archive, labels, named="classes" in found)
+    classes = _classes(archive, labels, limits=limits, named="classes" in found)
 
     def split(name: str) -> UploadedSplit:
-        pixels = _pixels(_array(archive, f"x_{name}"), name=f"x_{name}", count=len(labels[name]), limits=limits)
-
         def chunks() -> Iterator[Tensor]:
-            for start in range(0, len(pixels), CHUNK):
-                yield _bytes(pixels[start : start + CHUNK], name=f"x_{name}")
+            return _pixels(archive, f"x_{name}", count=len(labels[name]), limits=limits)
 
         return UploadedSplit(torch.from_numpy(labels[name]), chunks)
 
     return Upload("npz", classes, split("train"), split("test"), grey_as_colour=False)
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One member as an array; its header is checked before numpy allocates for it."""
+@dataclass(frozen=True)
+class _Header:
+    """What an npy file declares."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes that follow."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@contextmanager
+def _opened(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[_Header, IO[bytes]]]:
+    """The array's header, checked before memory is taken for it, and the file behind it."""
     member = archive.getinfo(f"{name}.npy")
-    data = io.BytesIO(read_member(archive, member))
+    with opened(archive, member) as file:
+        header = _header(file, name)
+        if header.dtype.hasobject:
+            raise DataError(f"{name} holds pickled Python objects, which are never loaded; save plain arrays")
+        if min(header.shape, default=1) < 0 or header.size != member.file_size - file.tell():
+            raise DataError(f"{name} declares {header.shape} {header.dtype}, which is not what follows")
+        yield header, file
+
+
+def _header(file: IO[bytes], name: str) -> _Header:
     try:
-        version = np.lib.format.read_magic(data)
-        read_header = {
+        version = np.lib.format.read_magic(file)
+        read = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }.get(version)
-        if read_header is None:
+        if read is None:
             raise DataError(f"{name} is in npy version {version}; 1.0 and 2.0 are accepted")
-        shape, _, dtype = read_header(data)
-        if dtype.hasobject:
-            raise DataError(f"{name} holds pickled Python objects, which are never loaded; save plain arrays")
-        count = 1
-        for length in shape:
-            count *= length
-        if count * dtype.itemsize != member.file_size - data.tell():
-            raise DataError(f"{name} declares {shape} {dtype}, which is not what follows")
-        data.seek(0)
-        return np.lib.format.read_array(data, allow_pickle=False)
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
+        return _Header(*read(file))
+    except DataError:
+        raise
+    except Exception as error:
+        # numpy reads the header as a Python literal: beside ValueError there are SyntaxError, MemoryError, and more.
         raise DataError(f"{name} is not a readable array: {error}") from error
+
+
+def _array(archive: zipfile.ZipFile, name: str, limits: UploadLimits) -> np.ndarray:
+    """The whole array."""
+    with _opened(archive, name) as (header, file):
+        if header.size > limits.array_bytes:
+            raise DataError(f"{name} has {header.size} bytes; at most {limits.array_bytes} are accepted")
+        order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+        data = file.read(header.size)
+    try:
+        return np.frombuffer(data, header.dtype).reshape(header.shape, order=order)
+    except (ValueError, OverflowError) as error:  # of an element without bytes, or an empty array of a huge shape
+        raise DataError(f"{name} is not a readable array: {error}") from None
 
 
 def _labels(labels: np.ndarray, *, name: str) -> np.ndarray:
@@ -93,7 +121,9 @@ def _labels(labels: np.ndarray, *, name: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _classes(archive: zipfile.ZipFile, labels: dict[str, np.ndarray], *, named: bool) -> tuple[str, ...]:
+def _classes(
+    archive: zipfile.ZipFile, labels: dict[str, np.ndarray], *, limits: UploadLimits, named: bool
+) -> tuple[str, ...]:
     count = int(labels["train"].max()) + 1
     if count < 2 or len(np.unique(labels["train"])) != count:
         raise DataError("y_train must use every class from 0 on, and at least two")
@@ -101,29 +131,51 @@ def _classes(archive: zipfile.ZipFile, labels: dict[str, np.ndarray], *, named: 
         raise DataError(f"y_test names class {int(labels['test'].max())}, of which there is no training image")
     if not named:
         return tuple(map(str, range(count)))
-    names = _array(archive, "classes")
+    names = _array(archive, "classes", limits)
     if names.dtype.kind != "U" or names.shape != (count,):
         raise DataError(f"classes is {names.dtype} {names.shape}; text of shape ({count},) is accepted")
-    return tuple(names.tolist())
+    try:
+        classes = tuple(names.tolist())
+    except (ValueError, SystemError):  # the latter for codes beyond Unicode's last
+        raise DataError("classes holds what is no Unicode text") from None
+    check_classes(classes)
+    return classes
 
 
-def _pixels(pixels: np.ndarray, *, name: str, count: int, limits: UploadLimits) -> np.ndarray:
-    """``pixels`` as (N, C, H, W), still in their own type."""
-    if pixels.dtype != np.uint8 and pixels.dtype.kind != "f":
-        raise DataError(f"{name} is {pixels.dtype}; uint8 in [0, 255] or floats in [0, 1] are accepted")
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    elif pixels.ndim == 4 and pixels.shape[3] in (1, 3):
-        pixels = pixels.transpose(0, 3, 1, 2)
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or 0 in pixels.shape:
-        raise DataError(
-            f"{name} has shape {pixels.shape}; (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3, is accepted"
-        )
-    if len(pixels) != count:
-        raise DataError(f"{name} has {len(pixels)} images but {count} labels")
-    if pixels.shape[2] * pixels.shape[3] > limits.image_pixels:
+def _pixels(archive: zipfile.ZipFile, name: str, *, count: int, limits: UploadLimits) -> Iterator[Tensor]:
+    """uint8 images (M, C, H, W) in chunks, read as they are needed; an array in Fortran order is read whole."""
+    with _opened(archive, name) as (header, file):
+        _check_images(header, name=name, count=count, limits=limits)
+        rows = max(1, CHUNK_BYTES // math.prod(header.shape[1:]))
+        if header.fortran_order:
+            pixels = _array(archive, name, limits)
+        for start in range(0, count, rows):
+            shape = (min(rows, count - start), *header.shape[1:])
+            if header.fortran_order:
+                chunk = pixels[start : start + rows]
+            else:
+                chunk = np.frombuffer(file.read(math.prod(shape) * header.dtype.itemsize), header.dtype).reshape(shape)
+            yield _bytes(_channels_first(chunk), name=name)
+
+
+def _check_images(header: _Header, *, name: str, count: int, limits: UploadLimits) -> None:
+    shape = header.shape
+    if header.dtype != np.uint8 and header.dtype.kind != "f":
+        raise DataError(f"{name} is {header.dtype}; uint8 in [0, 255] or floats in [0, 1] are accepted")
+    channels_last = len(shape) == 4 and shape[3] in (1, 3)
+    if 0 in shape or not (len(shape) == 3 or channels_last or (len(shape) == 4 and shape[1] in (1, 3))):
+        raise DataError(f"{name} has shape {shape}; (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3, is accepted")
+    if shape[0] != count:
+        raise DataError(f"{name} has {shape[0]} images but {count} labels")
+    height, width = shape[1:3] if len(shape) == 3 or channels_last else shape[2:]
+    if height * width > limits.image_pixels:
         raise DataError(f"{name} has images of more than {limits.image_pixels} pixels")
-    return pixels
+
+
+def _channels_first(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 3:
+        return pixels[:, None]
+    return pixels.transpose(0, 3, 1, 2) if pixels.shape[3] in (1, 3) else pixels
 
 
 def _bytes(pixels: np.ndarray, *, name: str) -> Tensor:
@@ -132,4 +184,4 @@ def _bytes(pixels: np.ndarray, *, name: str) -> Tensor:
         if not (pixels.min() >= 0 and pixels.max() <= 1):
             raise DataError(f"{name} holds values outside [0, 1], or NaN; floats in [0, 1] are accepted")
         pixels = np.rint(pixels * 255).astype(np.uint8)
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+    return torch.from_numpy(np.array(pixels, order="C"))

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from models.data.images import ChannelMoments, DataError, Dataset, ImageSet, Progress
+from models.specs import MAX_CLASSES, MAX_LABEL, check_label
+
+CHUNK_BYTES = 32 << 20
+"""Of decoded images at one time, if one image has no more; measuring them takes eight times as much."""
+
+
+def check_classes(classes: Collection[str]) -> None:
+    """Raise :class:`DataError` for names of classes that no model's card could carry, or too many of them."""
+    if len(classes) > MAX_CLASSES:
+        raise DataError(f"{len(classes)} classes; at most {MAX_CLASSES} are accepted")
+    for name in classes:
+        if len(name) > MAX_LABEL:
+            raise DataError(f"the class {name[:20]!r}… has {len(name)} characters; at most {MAX_LABEL} are accepted")
+        try:
+            check_label(name)
+        except ValueError as error:
+            raise DataError(f"the class {name!r}: {error}") from None
 
 
 @dataclass(frozen=True)

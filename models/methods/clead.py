@@ -6,14 +6,14 @@ label-free one is our interpretation: it alone makes frozen features robust to w
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from models.methods.clead_learner import CLeadLearner
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel
-from models.specs import ModelRef, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
+from models.specs import JsonArray, ModelRef, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
 
 Perturbation = Literal["contrastive", "pseudo-label-online", "pseudo-label-base"]
 
@@ -31,7 +31,7 @@ class CLeadParams(TrainingParams):
     method: Literal["clead"] = Field("clead", description="name of the method; see GET /methods")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.4)
     schedule: ScheduleSpec = ScheduleSpec(warmup_epochs=10)
-    views: tuple[View, ...] = Field(
+    views: Annotated[tuple[View, ...], JsonArray] = Field(
         (View(name="pgd"), View(name="cw")), min_length=1, max_length=4, description="perturbed versions of each image"
     )
     temperature: float = Field(0.1, ge=0.001, le=100, description="τ of the contrastive loss")

@@ -9,25 +9,42 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
 
 import httpx
 
 from app.settings import Settings
 
 
+@dataclass(frozen=True)
+class ApiProcess:
+    """A running API, and a client of it."""
+
+    pid: int
+    client: httpx.Client
+
+
 @contextmanager
 def running_api(settings: Settings) -> Iterator[httpx.Client]:
-    """A client of `uvicorn app.main:create_app --factory` on a free port, its settings taken from the environment."""
+    """A client of :func:`api_process`."""
+    with api_process(settings) as process:
+        yield process.client
+
+
+@contextmanager
+def api_process(settings: Settings, *, log: IO[str] | None = None) -> Iterator[ApiProcess]:
+    """`uvicorn app.main:create_app --factory` on a free port, its settings taken from the environment."""
     with socket.socket() as listener:
         # Listening already: the first request waits for the process instead of being refused.
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--fd", str(listener.fileno())]
         environment = os.environ | {"CLEAD_HOME": str(settings.home)}
-        process = subprocess.Popen(command, env=environment, pass_fds=[listener.fileno()])
+        process = subprocess.Popen(command, env=environment, pass_fds=[listener.fileno()], stdout=log, stderr=log)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
-                yield client
+                yield ApiProcess(process.pid, client)
         finally:
             process.terminate()
             # After its shutdown uvicorn raises the signal again, so that its parent sees what ended it.

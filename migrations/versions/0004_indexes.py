@@ -19,10 +19,10 @@ depends_on = None
 LISTED = sa.text("kind NOT IN ('shard', 'merge')")
 UNFINISHED = sa.text("status IN ('queued', 'running')")
 NEW = {
-    "ix_jobs_account_id": (["account", "id"], None),
     "ix_jobs_kind_id_account": (["kind", "id", "account"], None),
     "ix_jobs_kind_status_id_account": (["kind", "status", "id", "account"], None),
-    "ix_jobs_listed_id_account": (["id", "account"], LISTED),
+    "ix_jobs_listed_account_id": (["account", "id"], LISTED),
+    "ix_jobs_listed_id": (["id"], LISTED),
     "ix_jobs_listed_status_id_account": (["status", "id", "account"], LISTED),
     "ix_jobs_unfinished_queue_id_status": (["queue", "id", "status"], UNFINISHED),
 }

@@ -179,7 +179,8 @@ BOB = Principal(scope="submit", account="bob")
 @pytest.mark.parametrize(
     ("index", "filters"),
     [
-        ("ix_jobs_listed_id_account", {}),
+        ("ix_jobs_listed_id", {}),
+        ("ix_jobs_listed_account_id", {"asking": BOB}),
         ("ix_jobs_kind_id_account", {"kind": "shard"}),
         ("ix_jobs_listed_status_id_account", {"status": "queued"}),
         ("ix_jobs_kind_status_id_account", {"kind": "train", "status": "failed"}),
@@ -214,7 +215,8 @@ def test_workers_and_quotas_read_unfinished_jobs_alone(many: Database) -> None:
 @pytest.mark.parametrize(
     ("index", "condition"),
     [
-        ("ix_jobs_listed_id_account", "kind NOT IN ('shard', 'merge')"),
+        ("ix_jobs_listed_id", "kind NOT IN ('shard', 'merge')"),
+        ("ix_jobs_listed_account_id", "kind NOT IN ('shard', 'merge') AND account = ?"),
         ("ix_jobs_listed_status_id_account", "kind NOT IN ('shard', 'merge') AND status = ?"),
         ("ix_jobs_unfinished_queue_id_status", "status IN ('queued', 'running') AND queue = ?"),
     ],

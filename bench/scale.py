@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,8 @@ def main() -> None:
     options = _options()
     options.folder.mkdir(parents=True, exist_ok=True)
     with servers(options.folder) as running:
-        report = {"command": f"python -m bench.scale {' '.join(sys.argv[1:])}", **_filled(running, options)}
+        asked = {name: value for name, value in vars(options).items() if name != "folder"}
+        report = {"options": asked, **_filled(running, options)}
         report["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         report["postgres_settings"] = {**POSTGRES, **LOADING}
         report["load_average_before"] = os.getloadavg()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -234,7 +235,7 @@ def _fill_metrics(connection: psycopg.Connection[Any], points: int) -> None:
             f" WHERE id NOT IN (SELECT id FROM bench_sizes) ORDER BY md5(id) LIMIT {jobs}"
         )
     left = points - sum(jobs * each for jobs, each in sizes.values())
-    steps = max(1, round(left / many / len(SERIES)))
+    steps = math.ceil(left / many / len(SERIES))
     connection.execute(
         f"INSERT INTO bench_sizes SELECT id, 'typical', {steps} FROM ({trained}) AS each"
         " WHERE id NOT IN (SELECT id FROM bench_sizes)"

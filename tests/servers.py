@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,35 +137,46 @@ def postgres(*, password: str | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def postgres_in(folder: Path, *, password: str | None = None, site: Site = LOOPBACK) -> Iterator[str]:
-    """PostgreSQL with its data, and a socket that all namespaces reach, in an empty folder that anybody may enter."""
+def postgres_in(
+    folder: Path, *, password: str | None = None, site: Site = LOOPBACK, options: Sequence[str] = ("-F",)
+) -> Iterator[str]:
+    """PostgreSQL with its data, and a socket that all namespaces reach, in a folder that anybody may enter.
+
+    A cluster that is there already is used again. ``options`` of the server: by default no fsync, since a test's data
+    need not survive the machine.
+    """
     data, port, user = folder / "data", free_port(), _unprivileged()
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
-    secret = folder / "password"
-    secret.write_text(password or "unused")
-    secret.chmod(0o644)
-    check = ["-A", "trust"] if password is None else ["-A", "scram-sha-256", f"--pwfile={secret}"]
-    options = ["-U", "clead", *check, "-N", "--encoding=UTF8", "--locale=C"]
-    subprocess.run(
-        [*_as(user), program("initdb"), "-D", str(data), *options], check=True, stdout=subprocess.DEVNULL, cwd="/"
-    )
-    if site.subnet is not None:
-        with (data / "pg_hba.conf").open("a") as rules:
-            rules.write(f"host all all {site.subnet} trust\n")
-    # No fsync: these data need not survive the machine. The socket stays in the folder.
-    command = [program("postgres"), "-D", str(data), "-p", str(port), "-h", site.address, "-k", str(folder), "-F"]
+    if not data.exists():
+        _init_cluster(data, user, password=password, site=site)
+    # The socket stays in the folder.
+    command = [program("postgres"), "-D", str(data), "-p", str(port), "-h", site.address, "-k", str(folder), *options]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([*site.prefix, *_as(user), *command], stdout=log, stderr=log, cwd="/")
     try:
         # It listens before it takes connections. The socket reaches it from any namespace.
         ready = [program("pg_isready"), "-q", "-h", str(folder), "-p", str(port)]
-        wait_for(lambda: subprocess.run(ready).returncode == 0, what="postgres")
+        wait_for(lambda: server.poll() is not None or subprocess.run(ready).returncode == 0, what="postgres")
+        assert server.poll() is None, f"postgres did not start:\n{(folder / 'log').read_text()}"
         account = "clead" if password is None else f"clead:{password}"
         yield f"postgresql+psycopg://{account}@{site.address}:{port}"
     finally:
         server.send_signal(signal.SIGINT)  # fast shutdown: open connections are closed
         server.wait()
+
+
+def _init_cluster(data: Path, user: pwd.struct_passwd | None, *, password: str | None, site: Site) -> None:
+    secret = data.parent / "password"
+    secret.write_text(password or "unused")
+    secret.chmod(0o644)
+    check = ["-A", "trust"] if password is None else ["-A", "scram-sha-256", f"--pwfile={secret}"]
+    chosen = ["-U", "clead", *check, "-N", "--encoding=UTF8", "--locale=C"]
+    initdb = [*_as(user), program("initdb"), "-D", str(data), *chosen]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
+    if site.subnet is not None:
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {site.subnet} trust\n")
 
 
 def _unprivileged() -> pwd.struct_passwd | None:

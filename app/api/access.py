@@ -68,7 +68,7 @@ def own_job(
 ) -> str:
     """The id in the path, of a job that is theirs; NotFoundError for another's, as for one that is not there."""
     with opened.database.session() as session:
-        jobs.get(session, job_id, asking=asking)
+        jobs.require(session, job_id, asking=asking)
     return job_id
 
 
@@ -79,7 +79,7 @@ JobId = Annotated[str, Depends(own_job)]
 def needs(scope: security.Scope) -> Any:
     """A route's dependency: the request's token allows ``scope``."""
 
-    def check(asking: Asking) -> None:
+    async def check(asking: Asking) -> None:
         check_scope(asking, scope)
 
     return Depends(check)

@@ -58,8 +58,8 @@ class Resources:
         self.database.close()
 
 
-def resources(request: Request) -> Resources:
-    """The resources that the lifespan opened."""
+async def resources(request: Request) -> Resources:
+    """The resources that the lifespan opened. A coroutine, as it needs no thread."""
     found: Resources = request.app.state.resources
     return found
 

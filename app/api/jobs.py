@@ -153,7 +153,7 @@ def list_jobs(
             asking=asking,
             kind=kind,
             status=status,
-            label=_parse_labels(label or []),
+            labels=_parse_labels(label or []),
             limit=limit,
             cursor=cursor,
         )
@@ -171,9 +171,8 @@ def read_job(opened: Opened, job_id: JobId) -> Any:
     "/jobs/{job_id}/metrics", response_model=MetricSeries, summary="Metrics of a job", responses=problem_responses(404)
 )
 def read_metrics(opened: Opened, job_id: JobId, *, points: Points = None) -> Any:
-    """Every series that the job reported, by step; thinned evenly on request, first and last point kept."""
+    """Every series that the job reported, by step; thinned evenly over its steps on request, both ends kept."""
     with opened.database.session() as session:
-        jobs.get(session, job_id)
         return {"series": jobs.metric_series(session, job_id, points=points)}
 
 
@@ -267,12 +266,12 @@ def _publish(opened: Resources, waiting: list[tuple[str, str]]) -> None:
             return
 
 
-def _parse_labels(labels: list[str]) -> dict[str, str]:
-    parsed: dict[str, str] = {}
+def _parse_labels(labels: list[str]) -> set[tuple[str, str]]:
+    parsed = set()
     for label in labels:
         key, separator, value = label.partition(":")
         if not separator or not key:
             detail = f"{label[:100]!r} is not a label; give key:value"
             raise InvalidSpecError(detail, errors=[FieldError(pointer="/label", detail=detail)])
-        parsed[key] = value
+        parsed.add((key, value))
     return parsed

@@ -3,6 +3,8 @@
 from app.records.base import Base, epoch_now, new_id, utc_now
 from app.records.jobs import (
     FINAL,
+    LISTED,
+    UNFINISHED,
     Checkpoint,
     Job,
     JobKind,
@@ -16,6 +18,8 @@ from app.records.tokens import ApiToken
 
 __all__ = [
     "FINAL",
+    "LISTED",
+    "UNFINISHED",
     "ApiToken",
     "Base",
     "Checkpoint",

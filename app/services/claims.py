@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Update, and_, case, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.records import Checkpoint, Job, MetricPoint, epoch_now, utc_now
+from app.records import UNFINISHED, Checkpoint, Job, MetricPoint, epoch_now, utc_now
 from app.records.upsert import insert
 from app.services import parents
 
@@ -214,7 +214,7 @@ def release(session: Session, claim: Claim, *, failure: str | None = None, max_a
 
 def claimable(session: Session, *, queues: Sequence[str], limit: int = 1) -> list[Job]:
     """The oldest jobs of these queues that wait for a worker, or whose worker died."""
-    query = select(Job).where(Job.queue.in_(queues), _claimable()).order_by(Job.id).limit(limit)
+    query = select(Job).where(UNFINISHED, Job.queue.in_(queues), _claimable()).order_by(Job.id).limit(limit)
     return list(session.scalars(query))
 
 
@@ -224,7 +224,7 @@ def fail_exhausted(session: Session, *, max_attempts: int) -> list[Job]:
     Those that died ``max_attempts`` times without a new checkpoint fail; those that were to be cancelled are cancelled.
     Returns them; the caller advances their parents in the same transaction.
     """
-    dead = and_(Job.status == "running", Job.lease_until < epoch_now(), Job.queue.is_not(None))
+    dead = and_(UNFINISHED, Job.status == "running", Job.lease_until < epoch_now(), Job.queue.is_not(None))
     exhausted = or_(Job.failures + 1 >= max_attempts, Job.cancel_requested)
     ended = []
     for job_id, parent_id in session.execute(select(Job.id, Job.parent_id).where(dead, exhausted)).all():

@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.orm import Session
+from sqlalchemy import select
+from sqlalchemy.orm import Session, defer, lazyload
 
 from app.errors import ConflictError, NotFoundError
 from app.records import Job, ModelVersion
@@ -27,7 +28,9 @@ def compare(session: Session, job_ids: Sequence[str], *, asking: Principal = OPE
     these jobs under the same attack on the same images, null if there is none or if the row is its own.
     Raises NotFoundError, ConflictError for a job that has no evaluation to show.
     """
-    rows = [row for job in _evaluations(session, job_ids, asking=asking) for row in _rows_of(session, job)]
+    evaluations = _evaluations(session, job_ids, asking=asking)
+    trained_by = {name: method_of(session, name) for name in {str((job.result or {})["model"]) for job in evaluations}}
+    rows = [row for job in evaluations for row in _rows_of(job, trained_by)]
     bases = {_key(row): row for row in rows if row["method"] == BASE_METHOD}
     for row in rows:
         base = bases.get(_key(row))
@@ -36,31 +39,36 @@ def compare(session: Session, job_ids: Sequence[str], *, asking: Principal = OPE
     return rows
 
 
-def _evaluations(session: Session, job_ids: Sequence[str], *, asking: Principal) -> Iterable[Job]:
-    seen: set[str] = set()
+def _evaluations(session: Session, job_ids: Sequence[str], *, asking: Principal) -> list[Job]:
+    """The finished evaluations that these jobs are or stand for, each once."""
+    named = _by_id(session, job_ids)
+    ids: dict[str, None] = {}
     for job_id in job_ids:
-        job = session.get(Job, job_id)
+        job = named.get(job_id)
         if job is None or not asking.owns(job.account):
             raise NotFoundError(f"there is no job {job_id!r}")
         if job.status != "succeeded" or job.result is None or job.kind not in ("evaluate", "protocol"):
             raise ConflictError(
                 f"job {job.id} is a {job.status} {job.kind}; only finished evaluations and protocols compare"
             )
-        ids = [row["evaluation"] for row in job.result["rows"]] if job.kind == "protocol" else [job.id]
-        for found in ids:
-            if found not in seen:
-                seen.add(found)
-                yield session.get_one(Job, found)
+        ids |= dict.fromkeys([row["evaluation"] for row in job.result["rows"]] if job.kind == "protocol" else [job.id])
+    named |= _by_id(session, [job_id for job_id in ids if job_id not in named])
+    return [named[job_id] for job_id in ids]
 
 
-def _rows_of(session: Session, job: Job) -> Iterable[dict[str, Any]]:
+def _by_id(session: Session, job_ids: Sequence[str]) -> dict[str, Job]:
+    query = select(Job).where(Job.id.in_(job_ids)).options(defer(Job.examples), lazyload(Job.labels))
+    return {job.id: job for job in session.scalars(query)} if job_ids else {}
+
+
+def _rows_of(job: Job, trained_by: Mapping[str, str | None]) -> Iterable[dict[str, Any]]:
     result: dict[str, Any] = job.result or {}
     names = attack_names(result["attacks"])
     for name, attack in zip(names, result["attacks"], strict=True):
         ball = attack["spec"].get("attack", attack["spec"])  # a transferred attack's ball is that of its crafting
         yield {
             "model": result["model"],
-            "method": method_of(session, result["model"]),
+            "method": trained_by[result["model"]],
             "dataset": result["dataset"]["name"],
             "data": {**job.spec["dataset"], "sha256": result["dataset"].get("sha256")},
             "images": result["dataset"]["size"],
@@ -87,11 +95,11 @@ def method_of(session: Session, reference: str) -> str | None:
     except NotFoundError:
         return None
     while version is not None and version.job_id is not None:
-        job = session.get_one(Job, version.job_id)
-        if "method" in job.spec:
-            return str(job.spec["method"])
+        spec = session.scalars(select(Job.spec).where(Job.id == version.job_id)).one()
+        if "method" in spec:
+            return str(spec["method"])
         try:
-            version = models.resolve(session, job.spec["model"])
+            version = models.resolve(session, spec["model"])
         except NotFoundError:
             return None
     return None

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased, defer
 
 from app.errors import ConflictError, NotFoundError
-from app.records import FINAL, Job, JobLabel
-from app.services import parents, views
+from app.records import FINAL, LISTED, Job, JobLabel
+from app.services import metrics, parents, views
 from app.services.paging import DEFAULT_LIMIT, Page, make_cursor, read_cursor, take_limit
 from app.services.tokens import OPERATOR, Principal
-
-PARTS = ("shard", "merge")
-"""Kinds of job that an evaluation cuts itself into; no client posts them."""
 
 
 def submit(
@@ -46,12 +43,23 @@ def submit(
     )
 
 
-def get(session: Session, job_id: str, *, asking: Principal = OPERATOR) -> Job:
-    """The job; NotFoundError, also for one that is not theirs."""
+def get(session: Session, job_id: str) -> Job:
+    """The job; NotFoundError."""
     job = session.get(Job, job_id)
-    if job is None or not asking.owns(job.account):
-        raise NotFoundError(f"there is no job {job_id!r}")
+    if job is None:
+        raise _missing(job_id)
     return job
+
+
+def require(session: Session, job_id: str, *, asking: Principal) -> None:
+    """NotFoundError unless the job is there and theirs. Its row, which is wide, is not read."""
+    found = session.execute(select(Job.account).where(Job.id == job_id)).first()
+    if found is None or not asking.owns(found.account):
+        raise _missing(job_id)
+
+
+def _missing(job_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no job {job_id!r}")
 
 
 def list_jobs(
@@ -60,25 +68,28 @@ def list_jobs(
     asking: Principal = OPERATOR,
     kind: str | None = None,
     status: str | None = None,
-    label: Mapping[str, str] | None = None,
+    labels: Collection[tuple[str, str]] = (),
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[Job]:
-    """Jobs that are theirs, newest first, that match every given filter; ``label`` holds pairs that must all be there.
+    """Jobs that are theirs, newest first, that match every filter given and carry every label, a pair of key and value.
 
-    The parts of an evaluation are left out unless their kind is asked for.
+    The parts of an evaluation are left out unless their kind is asked for. The jobs come without their examples.
     """
-    query = select(Job).order_by(Job.id.desc()).limit(take_limit(limit) + 1)
-    query = query.where(Job.kind.not_in(PARTS) if kind is None else Job.kind == kind)
+    query = select(Job.id).where(LISTED if kind is None else Job.kind == kind)
     if not asking.owns(None):
         query = query.where(Job.account == asking.account)
     if status is not None:
         query = query.where(Job.status == status)
-    for key, value in (label or {}).items():
-        query = query.where(Job.labels.any((JobLabel.key == key) & (JobLabel.value == value)))
+    for key, value in labels:
+        label = aliased(JobLabel)
+        query = query.join(label, (label.job_id == Job.id) & (label.key == key) & (label.value == value))
     if cursor is not None:
         query = query.where(Job.id < read_cursor(cursor)[0])
-    found = list(session.scalars(query))
+    # Ids alone are sought, so that indexes can tell them; the rows, which are wide, are fetched for one page.
+    page = query.order_by(Job.id.desc()).limit(take_limit(limit) + 1).subquery()
+    rows = select(Job).join(page, page.c.id == Job.id).order_by(Job.id.desc()).options(defer(Job.examples))
+    found = list(session.scalars(rows))
     items = found[:limit]
     return Page(items, make_cursor(items[-1].id) if len(found) > limit else None)
 
@@ -113,7 +124,7 @@ def resume(session: Session, job_id: str) -> Job:
 def _locked(session: Session, job_id: str) -> Job:
     job = parents.lock(session, job_id)
     if job is None:
-        raise NotFoundError(f"there is no job {job_id!r}")
+        raise _missing(job_id)
     return job
 
 
@@ -121,5 +132,5 @@ def _locked(session: Session, job_id: str) -> Job:
 runnable = parents.runnable
 job_view = views.job_view
 job_views = views.job_views
-metric_series = views.metric_series
-metrics_after = views.metrics_after
+metric_series = metrics.metric_series
+metrics_after = metrics.metrics_after

@@ -9,9 +9,8 @@ from datetime import timedelta
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.records import FINAL, Job, epoch_now, utc_now
+from app.records import FINAL, UNFINISHED, Job, epoch_now, utc_now
 
-UNFINISHED = ("queued", "running")
 RECOUNT_SECONDS = 60.0
 SHARE = 0.01
 """Of the time, at most this share goes into counting again."""
@@ -20,7 +19,7 @@ SHARE = 0.01
 class FinishedJobs:
     """Finished jobs by status. Threads may share it.
 
-    They pile up, to millions: an index alone is read, which knows no kinds, and they are counted again after a minute,
+    They pile up, to millions: an index alone is read, and they are counted again after a minute,
     or after a hundred times as long as the last count took.
     """
 
@@ -43,7 +42,7 @@ class FinishedJobs:
 
 def unfinished_jobs(session: Session) -> dict[tuple[str, str], int]:
     """(kind, status) → number of queued and running jobs; an index leads to them, and they are few."""
-    query = select(Job.kind, Job.status, func.count()).where(Job.status.in_(UNFINISHED))
+    query = select(Job.kind, Job.status, func.count()).where(UNFINISHED)
     return {(kind, status): n for kind, status, n in session.execute(query.group_by(Job.kind, Job.status))}
 
 
@@ -52,7 +51,7 @@ def oldest_waiting(session: Session) -> dict[str, timedelta]:
     waits = or_(Job.status == "queued", and_(Job.status == "running", Job.lease_until < epoch_now()))
     query = (
         select(Job.queue, func.min(Job.created_at, type_=Job.created_at.type))
-        .where(Job.queue.is_not(None), Job.status.in_(UNFINISHED), Job.cancel_requested.is_(False), waits)
+        .where(Job.queue.is_not(None), UNFINISHED, Job.cancel_requested.is_(False), waits)
         .group_by(Job.queue)
     )
     return {str(queue): utc_now() - created for queue, created in session.execute(query)}
@@ -61,6 +60,6 @@ def oldest_waiting(session: Session) -> dict[str, timedelta]:
 def expired_leases(session: Session, *, seconds: float = 0.0) -> list[str]:
     """Ids of the jobs that run by their row, while nobody has renewed their lease for ``seconds`` after its end."""
     query = select(Job.id).where(
-        Job.status == "running", Job.queue.is_not(None), Job.lease_until < epoch_now() - seconds
+        UNFINISHED, Job.status == "running", Job.queue.is_not(None), Job.lease_until < epoch_now() - seconds
     )
     return list(session.scalars(query.order_by(Job.id)))

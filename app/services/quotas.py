@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.errors import OverloadedError
-from app.records import FINAL, ApiToken, Checkpoint, Job, Model, ModelVersion, StoredDataset
+from app.records import UNFINISHED, ApiToken, Checkpoint, Job, Model, ModelVersion, StoredDataset
 from app.services.tokens import Principal
 
 RETRY_SECONDS = 60.0
@@ -50,7 +50,7 @@ def admit_bytes(session: Session, asking: Principal, *, size: int) -> None:
 
 def unfinished_jobs(session: Session, account: str | None) -> int:
     """Jobs that the account submitted and that are queued or running."""
-    unfinished = (Job.account == account, Job.parent_id.is_(None), Job.status.not_in(FINAL))
+    unfinished = (Job.account == account, Job.parent_id.is_(None), UNFINISHED)
     return session.scalar(select(func.count()).select_from(Job).where(*unfinished)) or 0
 
 

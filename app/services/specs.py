@@ -8,6 +8,7 @@ pinned to its version, so that posting it again repeats the run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -28,6 +29,7 @@ from models.methods.spec import METHODS
 from models.networks import IncompatibleModelError, build_model
 from models.registry import UnknownNameError
 from models.specs import (
+    BackboneSpec,
     EvaluationData,
     ModelCard,
     Name,
@@ -213,30 +215,32 @@ def _classifier_misfits(
 
 
 def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVersion | None) -> Iterator[FieldError]:
+    refusal = _builders_refusal(params.backbone, data.image_shape)
+    if refusal is not None:
+        yield refusal
+    elif init is not None and complete(ModelCard.model_validate(init.card).backbone) != complete(params.backbone):
+        yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
+
+
+@lru_cache(maxsize=1000)  # building takes longer than all the rest of a submission
+def _builders_refusal(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> FieldError | None:
     """Build the network without memory: whatever its builder refuses is refused here."""
     import torch
 
-    channels = data.image_shape[0]
+    channels = image_shape[0]
     card = ModelCard(
-        kind="encoder",
-        backbone=params.backbone,
-        image_shape=data.image_shape,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
+        kind="encoder", backbone=backbone, image_shape=image_shape, mean=(0.0,) * channels, std=(1.0,) * channels
     )
     try:
         with torch.device("meta"):
             size = sum(weight.numel() for weight in build_model(card).parameters())
     except UnknownNameError as error:
-        yield {"pointer": "/backbone/name", "detail": str(error)}
-        return
+        return {"pointer": "/backbone/name", "detail": str(error)}
     except (IncompatibleModelError, ValueError) as error:
-        yield {"pointer": "/backbone", "detail": str(error)}
-        return
+        return {"pointer": "/backbone", "detail": str(error)}
     if size > MAX_PARAMETERS:
-        yield {"pointer": "/backbone", "detail": f"{size} weights; at most {MAX_PARAMETERS} are accepted"}
-    if init is not None and complete(ModelCard.model_validate(init.card).backbone) != complete(params.backbone):
-        yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
+        return {"pointer": "/backbone", "detail": f"{size} weights; at most {MAX_PARAMETERS} are accepted"}
+    return None
 
 
 def _protocol(

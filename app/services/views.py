@@ -1,4 +1,4 @@
-"""Jobs, metrics and examples in the shape of the HTTP contract."""
+"""Jobs in the shape of the HTTP contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.records import Job, MetricPoint
+from app.records import Job
 from app.services import parents
 
 
@@ -60,32 +60,3 @@ def _view(job: Job, children: list[str], progress: dict[str, Any] | None) -> dic
         "started_at": timestamp(job.started_at),
         "finished_at": timestamp(job.finished_at),
     }
-
-
-def metric_series(session: Session, job_id: str, *, points: int | None = None) -> dict[str, list[list[float]]]:
-    """Each series as ``[[step, value], …]`` by step; with ``points``, thinned evenly to at most that many.
-
-    Thinning keeps the first and the last point.
-    """
-    query = select(MetricPoint.series, MetricPoint.step, MetricPoint.value).where(MetricPoint.job_id == job_id)
-    series: dict[str, list[list[float]]] = {}
-    for name, step, value in session.execute(query.order_by(MetricPoint.series, MetricPoint.step)):
-        series.setdefault(name, []).append([step, value])
-    if points is None:
-        return series
-    return {name: _thin(values, points) for name, values in series.items()}
-
-
-def _thin(values: list[list[float]], points: int) -> list[list[float]]:
-    if len(values) <= points:
-        return values
-    if points == 1:
-        return values[-1:]
-    last = len(values) - 1
-    return [values[round(index * last / (points - 1))] for index in range(points)]
-
-
-def metrics_after(session: Session, job_id: str, *, after: int, limit: int = 1000) -> list[MetricPoint]:
-    """Points that arrived after the one with id ``after``, in order of arrival."""
-    query = select(MetricPoint).where(MetricPoint.job_id == job_id, MetricPoint.id > after)
-    return list(session.scalars(query.order_by(MetricPoint.id).limit(limit)))

@@ -10,10 +10,10 @@ from fastapi.testclient import TestClient
 
 from app.api import events
 from app.records import Job, MetricPoint, utc_now
-from app.records.session import Database
+from app.records.session import CONNECTIONS, Database
 from app.settings import Settings
 from app.storage import Storage
-from tests.app.api.conftest import assert_problem, png, random_pixels
+from tests.app.api.conftest import assert_problem, png, random_pixels, resources_of
 from tests.app.api.test_submit import PRETRAIN
 
 
@@ -57,6 +57,7 @@ def test_filters_and_pages(client: TestClient, database: Database) -> None:
     assert listed("kind=evaluate") == []
     assert listed("label=team:a") == [ids[3], ids[1]]
     assert listed("label=team:a&label=n:3") == [ids[3]]
+    assert listed("label=team:a&label=team:b") == []
     first = client.get("/jobs?limit=3").json()
     submit(client)  # a job that arrives between two pages moves none of them
     second = client.get(f"/jobs?limit=3&cursor={first['next_cursor']}").json()
@@ -65,6 +66,16 @@ def test_filters_and_pages(client: TestClient, database: Database) -> None:
     assert_problem(client.get("/jobs?label=team"), 422, says="key:value", pointer="/label")
     assert_problem(client.get("/jobs?cursor=%00"), 422, pointer="/cursor")
     assert_problem(client.get("/jobs?limit=201"), 422, pointer="/limit")
+
+
+def test_a_request_that_gets_no_connection_is_told_to_try_again(client: TestClient) -> None:
+    engine = resources_of(client).database.engine
+    engine.pool._timeout = 0.1  # type: ignore[attr-defined]  # half a minute otherwise
+    held = [engine.connect() for _ in range(CONNECTIONS)]
+    assert_problem(client.get("/jobs"), 503, says="try again")
+    for connection in held:
+        connection.close()
+    assert client.get("/jobs").status_code == 200
 
 
 def test_metrics_are_thinned_on_request(client: TestClient, database: Database) -> None:

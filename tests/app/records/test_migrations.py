@@ -121,7 +121,7 @@ def test_down_and_up_again_keeps_all_that_both_versions_know(settings: Settings)
 
 def test_a_move_to_nowhere_says_where_one_can_go(settings: Settings) -> None:
     upgrade(settings)
-    with pytest.raises(UnknownRevisionError, match="there are 0001, 0002, 0003"):
+    with pytest.raises(UnknownRevisionError, match="there are 0001, 0002, 0003, 0004"):
         move(settings, "0099")
 
 

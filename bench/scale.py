@@ -1,0 +1,117 @@
+"""A million runs and fifty million metric points: how long lists, filters, metrics and submissions take.
+
+    python -m bench.scale --folder /tmp/scale [--runs 1000000] [--points 50000000] [--requests 1000] [--drain-jobs 1000]
+
+Starts PostgreSQL (a cluster of its own in the folder; fsync and all durability as by default) and Redis, runs one
+real job of each kind, and makes a year of runs out of their rows. Then asks a real API process over HTTP, with one
+client and with eight at once; a row's ``cpu_ms`` is what the API and PostgreSQL compute for one request. Then drains a
+queue with four workers, and times how soon `clead serve` begins a job. Data that the folder has already are used again.
+At full size this takes 25 GB of disk and hours on two cores. Writes ``bench/results/scale.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from bench.scale_data import Year, fill
+from bench.scale_load import measure
+from bench.scale_requests import Requests
+from bench.scale_service import LOADING, POSTGRES, Servers, real_samples, servers
+from bench.scale_workers import drain, pick_up
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+CLIENTS = (1, 8)
+SHARDS = 1000
+WHOLE_REQUESTS = 10
+
+
+def main() -> None:
+    options = _options()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with servers(options.folder) as running:
+        asked = {name: value for name, value in vars(options).items() if name != "folder"}
+        report = {"options": asked, **_filled(running, options)}
+        report["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+        report["postgres_settings"] = {**POSTGRES, **LOADING}
+        report["load_average_before"] = os.getloadavg()
+        report["routes"] = _ask(running, requests=options.requests)
+        report["drain"] = drain(running, jobs=options.drain_jobs)
+    report["pick_up"] = pick_up(options.folder, times=options.pick_ups)
+    report["load_average_after"] = os.getloadavg()
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report["routes"]))
+    print(json.dumps({name: report[name] for name in ("drain", "pick_up")}, indent=2))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="for the data; kept afterwards")
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--points", type=int, default=50_000_000)
+    parser.add_argument("--requests", type=int, default=1000, help="of each route and number of clients")
+    parser.add_argument("--drain-jobs", type=int, default=1000)
+    parser.add_argument("--pick-ups", type=int, default=30)
+    return parser.parse_args()
+
+
+def _filled(running: Servers, options: argparse.Namespace) -> dict[str, Any]:
+    """What the database holds; it is filled unless it was before."""
+    began = time.monotonic()
+    with running.connect() as connection:
+        if connection.execute("SELECT to_regclass('bench_sizes')").fetchone() == (None,):
+            year = Year(real_samples(running), options.runs, SHARDS)
+            fill(connection, year, points=options.points)
+            print(f"filled in {time.monotonic() - began:.0f} s", flush=True)
+        query = (
+            "SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM metric_points), (SELECT count(*) FROM"
+            " job_labels), pg_database_size(current_database()), current_setting('server_version')"
+        )
+        names = ("runs", "points", "labels", "database_bytes", "postgres")
+        return dict(zip(names, connection.execute(query).fetchone() or (), strict=True))
+
+
+def _ask(running: Servers, *, requests: int) -> list[dict[str, Any]]:
+    with running.connect() as connection, running.api() as api:
+        (newest,) = connection.execute("SELECT max(id) FROM jobs").fetchone() or ("",)
+        made, rows = Requests(connection), []
+        for clients in CLIENTS:
+            rows += measure(api, made.lists() + made.jobs(), requests=requests, clients=clients)
+            rows += measure(api, made.whole(), requests=min(requests, WHOLE_REQUESTS), clients=clients)
+        for clients in CLIENTS:
+            rows += measure(api, made.submitting(), requests=requests, clients=clients)
+        connection.execute("DELETE FROM jobs WHERE id > %s", (newest,))
+        connection.execute("TRUNCATE idempotency_keys")
+    redis.Redis.from_url(running.settings.broker_url).flushall()  # the messages of the jobs that were deleted
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as docs/benchmarks.md shows them: a line a route, one client and eight, a missed p99 in bold."""
+    lines = [
+        "| milliseconds | p99 required | 1 client: p50 | p95 | p99 | max | 8 clients: p50 | p95 | p99 | max | CPU |",
+        f"|---|{'---:|' * 10}",
+    ]
+    for route in dict.fromkeys(row["route"] for row in rows):
+        found = [row for row in rows if row["route"] == route]
+        limit = found[0]["required_p99_ms"]
+        cells = [route, "" if limit is None else f"{limit:.0f}"]
+        for row in found:
+            missed = limit is not None and row["p99_ms"] >= limit
+            cells += [f"{row['p50_ms']:.1f}", f"{row['p95_ms']:.1f}"]
+            cells += [f"**{row['p99_ms']:.1f}**" if missed else f"{row['p99_ms']:.1f}", f"{row['max_ms']:.1f}"]
+        cells.append(f"{found[0]['cpu_ms']:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

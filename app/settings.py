@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from app.redaction import Redactor, url_password
 
@@ -20,8 +20,14 @@ class Settings(BaseSettings):
     Sizes are in bytes, durations in seconds unless the name says ``_ms``.
     """
 
+    # An error must not repeat what was given: it may be a password.
     model_config = SettingsConfigDict(
-        env_prefix="CLEAD_", extra="ignore", validate_default=True, frozen=True, hide_input_in_errors=True
+        env_prefix="CLEAD_",
+        env_ignore_empty=True,
+        extra="ignore",
+        validate_default=True,
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(Path(".clead"), description="data folder: database, broker, artifacts, caches")
@@ -33,6 +39,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0: any free one")
     secret_key: SecretStr = Field(
         SecretStr(""), description="key under which tokens are hashed; default: the file secret.key below home"
+    )
+    secrets_dir: Path | None = Field(
+        None, description="folder of files, each named like a variable here, for what no environment should show"
+    )
+    alive_file: Path | None = Field(
+        None,
+        description="file that a worker and the reaper touch after every look into the database; for health checks",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     log_format: Literal["auto", "json", "text"] = Field(
@@ -64,6 +77,23 @@ class Settings(BaseSettings):
     queue_max_images: int = Field(1024, ge=1, description="images that may wait for inference")
     batch_max_images: int = Field(64, ge=1, description="most images in one forward pass")
     batch_wait_ms: float = Field(4.0, ge=0, le=10_000, description="longest wait for a batch to fill")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Files of ``CLEAD_SECRETS_DIR`` (``clead_database_url``, …) after arguments and the environment."""
+        folder = os.environ.get("CLEAD_SECRETS_DIR")
+        if not folder:
+            return init_settings, env_settings
+        if not Path(folder).is_dir():
+            raise ValueError(f"CLEAD_SECRETS_DIR is {folder}, which is no folder")  # its default for SQLite would lie
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
     @model_validator(mode="before")
     @classmethod

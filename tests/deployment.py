@@ -66,7 +66,8 @@ class Deployment:
 
     def environment(self, **settings: Any) -> dict[str, str]:
         values = self.settings.model_dump(mode="json") | settings
-        return os.environ | {f"CLEAD_{name.upper()}": str(value) for name, value in values.items()}
+        given = {f"CLEAD_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+        return os.environ | given
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """SIGKILL to the whole process group, as a machine that goes away."""

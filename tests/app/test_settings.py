@@ -47,3 +47,26 @@ def test_a_wrong_value_is_refused_without_telling_the_others() -> None:
     with pytest.raises(ValidationError, match="twice heartbeat_seconds") as refused:
         Settings(broker_url="redis://:hunter2@host/0", lease_seconds=1, heartbeat_seconds=1)
     assert "hunter2" not in str(refused.value)
+
+
+def test_files_of_the_secrets_folder_set_what_neither_arguments_nor_the_environment_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clead_database_url").write_text("postgresql+psycopg://clead:hunter2@postgres/clead\n")
+    (tmp_path / "clead_secret_key").write_text("a key\n")
+    (tmp_path / "clead_broker_url").write_text("redis://of-the-file/0")
+    (tmp_path / "postgres_password").write_text("hunter2")
+    monkeypatch.setenv("CLEAD_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("CLEAD_BROKER_URL", "redis://of-the-environment/0")
+    monkeypatch.setenv("CLEAD_SECRET_KEY", "")
+    settings = Settings()
+    assert settings.database_url == "postgresql+psycopg://clead:hunter2@postgres/clead"
+    assert settings.secret_key.get_secret_value() == "a key", "an empty variable is none"
+    assert settings.broker_url == "redis://of-the-environment/0"
+    assert Settings(database_url="sqlite:///x.db").database_url == "sqlite:///x.db"
+
+
+def test_a_secrets_folder_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLEAD_SECRETS_DIR", str(tmp_path / "missing"))
+    with pytest.raises(ValueError, match=r"CLEAD_SECRETS_DIR is .*missing, which is no folder"):
+        Settings()

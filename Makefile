@@ -3,10 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test fuzz lint bench clean
+.PHONY: help demo serve test test-compose fuzz lint bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # pip and not another resolver: torch's CPU and CUDA builds differ by index, and pip takes the one that is configured.
 $(VENV)/.installed: pyproject.toml
@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[production,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[production,monitoring,test,lint]'
 	@touch $@
 
 demo: $(VENV)/.installed ## train, attack, compare and serve on real images, in a few minutes
@@ -29,6 +29,9 @@ serve: $(VENV)/.installed ## the service on this machine: API, one worker, SQLit
 test: $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and browser
 	@tests/system/install-servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-compose: $(VENV)/.installed-dev ## the containers: built, used, killed, taken down; needs Docker with Compose v2
+	$(BIN)/python -m pytest -m docker tests/compose
 
 fuzz: $(VENV)/.installed-dev ## 10,000 requests generated from the OpenAPI document, to a real server; CASES=… SEED=…
 	$(BIN)/python -m tests.fuzz.run --cases $(or $(CASES),10000) $(if $(SEED),--seed $(SEED))

@@ -69,6 +69,32 @@ def worker(
 
 
 @cli.command()
+def reaper() -> None:
+    """End jobs whose worker died and which nobody may take up again, also while no worker lives."""
+    os.execv(sys.executable, [sys.executable, "-m", "worker.reaper"])
+
+
+@cli.command()
+def flower(
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 5555,
+    address: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+) -> None:
+    """Start Flower: a page with the workers, tasks and queues of a Redis broker. It can only look."""
+    from importlib.util import find_spec
+
+    from kombu.entity import Queue
+
+    from app.queue import QUEUES, create_celery
+
+    if find_spec("flower") is None:
+        _fail(r"Flower is not installed; pip install 'clead\[monitoring]'")
+    celery = create_celery(Settings())
+    shown = [Queue(name) for name in QUEUES]  # type: ignore[no-untyped-call]
+    celery.conf.update(task_default_queue=QUEUES[0], task_queues=shown)
+    celery.start(["flower", f"--port={port}", f"--address={address}"])
+
+
+@cli.command()
 def migrate(
     to: Annotated[str | None, typer.Option(help="a revision, older ones too; default: the newest")] = None,
 ) -> None:

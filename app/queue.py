@@ -46,7 +46,8 @@ def create_celery(settings: Settings) -> Celery:
         worker_concurrency=1,
         worker_pool="threads",
         worker_enable_remote_control=False,
-        worker_send_task_events=False,
+        # For Flower. Redis hands them to whoever listens and keeps none; the folder would keep them.
+        worker_send_task_events=not folder,
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )

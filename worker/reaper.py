@@ -1,23 +1,30 @@
 """Repairs what got lost: a message, a worker.
 
 Messages may vanish and workers may be killed; the database knows which jobs wait. An idle worker asks it for the oldest
-job of its queues that could be claimed and publishes one message, so that duplicates never pile up.
+job of its queues that could be claimed and publishes one message, so that duplicates never pile up. Jobs that are
+beyond help are ended by every worker, and by `clead reaper`, which needs none.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
+from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import logs
 from app.queue import publish
+from app.records.session import Database
 from app.services import claims, workers
+from app.settings import Settings
 from worker.context import Worker
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("worker.reaper")  # also when it is the main module
 
 
 class Reaper:
@@ -42,12 +49,7 @@ class Reaper:
             log.warning("the worker could not sign off: %s", error)
 
     def _run(self) -> None:
-        while not self._end.is_set():
-            try:
-                self.look()
-            except SQLAlchemyError as error:
-                log.warning("the reaper could not reach the database: %s", error)
-            self._end.wait(self._worker.settings.reaper_seconds)
+        keep_looking(self.look, settings=self._worker.settings, end=self._end)
 
     def look(self) -> str | None:
         """One round: sign of life, jobs that are beyond help, and one message if this worker is idle.
@@ -64,10 +66,7 @@ class Reaper:
                 queues=worker.queues,
                 job_id=worker.job_id,
             )
-        with worker.database.writing() as session:
-            for job in claims.fail_exhausted(session, max_attempts=worker.settings.max_attempts):
-                log.warning("job %s is %s: its worker died", job.id, job.status, extra={"job_id": job.id})
-                worker.metrics.given_up.inc()
+        worker.metrics.given_up.inc(end_lost_jobs(worker.database, worker.settings))
         if not worker.idle.is_set() or worker.stopping.is_set():
             return None
         with worker.database.session() as session:
@@ -76,3 +75,53 @@ class Reaper:
             if job.queue is not None and publish(worker.celery, job.id, queue=job.queue):
                 return job.id
         return None
+
+
+def run_reaper(settings: Settings) -> None:
+    """End jobs that are beyond help until SIGTERM or SIGINT, also while no worker lives. Call it from the main thread.
+
+    It sends no messages: one helps only a worker that lives, and each of those asks for itself.
+    """
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    database = Database(settings.database_url)
+    log.info("the reaper looks every %g s", settings.reaper_seconds)
+    try:
+        keep_looking(lambda: end_lost_jobs(database, settings), settings=settings, end=end)
+    finally:
+        database.close()
+
+
+def keep_looking(look: Callable[[], object], *, settings: Settings, end: threading.Event) -> None:
+    """Call ``look`` every ``reaper_seconds`` until ``end`` is set; a database that is away will come back."""
+    while not end.is_set():
+        try:
+            look()
+        except SQLAlchemyError as error:
+            log.warning("the reaper could not reach the database: %s", error)
+        else:
+            if settings.alive_file is not None:
+                settings.alive_file.touch()
+        end.wait(settings.reaper_seconds)
+
+
+def end_lost_jobs(database: Database, settings: Settings) -> int:
+    """End the jobs whose worker died and which nobody may take up again; returns how many."""
+    with database.writing() as session:
+        ended = claims.fail_exhausted(session, max_attempts=settings.max_attempts)
+    for job in ended:
+        log.warning("job %s is %s: its worker died", job.id, job.status, extra={"job_id": job.id})
+    return len(ended)
+
+
+def main() -> int:
+    """Settings come from the environment."""
+    settings = Settings()
+    logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets)
+    run_reaper(settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

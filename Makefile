@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-compose fuzz lint bench clean
+.PHONY: help demo serve test test-compose fuzz soak lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,10 @@ test-compose: $(VENV)/.installed-dev ## the containers: built, used, killed, tak
 
 fuzz: $(VENV)/.installed-dev ## 10,000 requests generated from the OpenAPI document, to a real server; CASES=… SEED=…
 	$(BIN)/python -m tests.fuzz.run --cases $(or $(CASES),10000) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.installed-dev ## 100 kills of everything at random moments, against unbroken runs; KILLS=… SEED=…
+	@tests/system/install-servers
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m tests.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)
 
 lint: $(VENV)/.installed-dev ## style, types, dependency rule
 	$(BIN)/ruff check .

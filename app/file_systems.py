@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from app.errors import DomainError, UnavailableError
 
 log = logging.getLogger(__name__)
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
 
@@ -49,13 +51,15 @@ def _options(url: str) -> dict[str, Any]:
 def backend_errors() -> Iterator[None]:
     """StorageError for whatever the file system raises: each of fsspec's has errors of its own beside OSError.
 
-    FileNotFoundError passes: what it means is for the caller to say.
+    FileNotFoundError passes: what it means is for the caller to say. So does a full disk: waiting does not help there.
     """
     try:
         yield
     except (DomainError, FileNotFoundError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         log.warning("the storage failed: %s: %s", type(error).__name__, error)
         raise StorageError(f"the storage does not answer ({type(error).__name__})") from error
 

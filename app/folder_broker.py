@@ -24,8 +24,11 @@ class Channel(filesystem.Channel):
         folder.mkdir(parents=True, exist_ok=True)  # it may have been wiped since the start
         name = f"{time.time_ns():020d}_{uuid.uuid4().hex}"
         writing = folder / f"{name}.{queue}.writing"
-        writing.write_text(json.dumps(payload))  # type: ignore[no-untyped-call]
-        writing.replace(folder / f"{name}.{queue}.msg")
+        try:
+            writing.write_text(json.dumps(payload))  # type: ignore[no-untyped-call]
+            writing.replace(folder / f"{name}.{queue}.msg")
+        finally:
+            writing.unlink(missing_ok=True)  # on a full disk; else it has its name
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         folder = Path(self.data_folder_in)

@@ -27,6 +27,7 @@ from app.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from app.file_systems import DISK_FULL
 from app.schemas.locations import pointer, suggestion
 from app.schemas.problems import MEDIA_TYPE
 
@@ -83,6 +84,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _database_error)
+    app.add_exception_handler(OSError, _system_error)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -112,6 +114,8 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, OSError):  # the framework takes a form that it cannot keep for one that is wrong
+        return await _system_error(request, error.__cause__)
     detail = str(error.detail)
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = f"there is nothing at {request.url.path}; see /docs"
@@ -176,6 +180,14 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("the database failed: %s", error)
     headers = {"Retry-After": str(_RETRY_SECONDS)}
     return _respond(request, 503, "the database does not answer; try again", headers=headers)
+
+
+async def _system_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    if error.errno not in DISK_FULL:
+        return await _unexpected_error(request, error)
+    log.error("%s %s failed: %s", request.method, request.url.path, error)
+    return _respond(request, 507, "the service's disk is full; nothing was kept; try again when there is room")
 
 
 async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any
@@ -17,18 +20,29 @@ from app.settings import Settings
 
 TASK = "clead.run_job"
 QUEUES = ("train", "evaluate")
-PUBLISH_SECONDS = 1.0
+CONNECT_SECONDS = 1.0
+PUBLISH_SECONDS = 0.8
+"""Longest that a request waits for the broker; it answers within a second, whatever the broker does."""
+SILENCE_SECONDS = 2.0
+"""A broker that did not answer is not asked again for this long: threads that wait for it must not pile up."""
 
 _TROUBLE = (OperationalError, OSError, FutureTimeoutError)
 
 log = logging.getLogger(__name__)
 
 
-def create_celery(settings: Settings) -> Celery:
+class Application(Celery):  # type: ignore[misc]
+    """Celery's, which also remembers until when (monotonic) the broker is taken to be away."""
+
+    silent_until = 0.0
+
+
+def create_celery(settings: Settings) -> Application:
     """The Celery application of both sides: publishing here, consuming in the worker."""
     scheme = urlsplit(settings.broker_url).scheme
     folder = scheme == "filesystem"
-    celery = Celery("clead", broker="filesystem://localhost" if folder else settings.broker_url, set_as_current=False)
+    url = "filesystem://localhost" if folder else settings.broker_url
+    celery = Application("clead", broker=url, set_as_current=False)
     celery.conf.update(
         broker_transport="app.folder_broker:Transport" if folder else None,
         broker_transport_options=_transport_options(settings, scheme),
@@ -71,11 +85,21 @@ def _transport_options(settings: Settings, scheme: str) -> dict[str, Any]:
         visibility = max(24 * 3600.0, settings.lease_seconds * 2)
         return {
             "visibility_timeout": visibility,
-            "socket_connect_timeout": PUBLISH_SECONDS,
+            "socket_connect_timeout": CONNECT_SECONDS,
             "socket_timeout": 10.0,
             "max_retries": 0,
+            # A connection that was cut off without a word is noticed, and made again, within half a minute.
+            "health_check_interval": 10,
+            "socket_keepalive": True,
+            "socket_keepalive_options": _keepalive(),
         }
     return {}
+
+
+def _keepalive() -> dict[int, int]:
+    """Seconds of silence before the kernel asks whether the other end lives, between its questions; their number."""
+    wanted = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def broker_folder(settings: Settings) -> Path:
@@ -83,21 +107,25 @@ def broker_folder(settings: Settings) -> Path:
     return Path(settings.broker_url.removeprefix("filesystem://"))
 
 
-def publish(celery: Celery, job_id: str, *, queue: str) -> bool:
-    """Tell the workers of ``queue`` about a committed job, within about a second.
+def publish(celery: Application, job_id: str, *, queue: str) -> bool:
+    """Tell the workers of ``queue`` about a committed job, in less than a second.
 
     False, with a warning in the log, if the broker cannot be reached: an idle worker's reaper will find the job.
     """
+    if time.monotonic() < celery.silent_until:
+        log.warning("job %s waits for the reaper: the broker was away a moment ago", job_id)
+        return False
     try:
         _in_time(_send, celery, job_id, queue)
     except _TROUBLE as error:
+        celery.silent_until = time.monotonic() + SILENCE_SECONDS
         log.warning("job %s waits for the reaper: the broker cannot be reached (%s)", job_id, error or "timeout")
         return False
     return True
 
 
 def broker_reachable(celery: Celery) -> bool:
-    """Whether the broker answers now, asked for a second at most."""
+    """Whether the broker answers now, asked for less than a second."""
     try:
         _in_time(_connect, celery)
     except _TROUBLE:
@@ -106,15 +134,23 @@ def broker_reachable(celery: Celery) -> bool:
 
 
 def _in_time(call: Callable[..., None], *arguments: object) -> None:
-    """Make the call, and give it up after a second.
+    """Make the call, and give it up after ``PUBLISH_SECONDS``.
 
     In a thread, because no option of a broker's client bounds a name look-up or a server that accepts and says nothing.
+    A daemon, because the process may end while it still waits.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="broker")
-    try:
-        pool.submit(call, *arguments).result(PUBLISH_SECONDS)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    outcome: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            call(*arguments)
+        except BaseException as error:  # raised again where the result is asked for
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=work, name="broker", daemon=True).start()
+    outcome.result(PUBLISH_SECONDS)
 
 
 def _send(celery: Celery, job_id: str, queue: str) -> None:
@@ -129,6 +165,6 @@ def _send(celery: Celery, job_id: str, queue: str) -> None:
 def _connect(celery: Celery) -> None:
     with celery.connection_for_write() as connection:
         try:
-            connection.ensure_connection(max_retries=1, timeout=PUBLISH_SECONDS)
+            connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
         except (*connection.connection_errors, *connection.channel_errors) as error:
             raise OperationalError(str(error)) from error

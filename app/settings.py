@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(30.0, ge=0, le=86400, description="time between resume checkpoints")
     stop_seconds: float = Field(30.0, gt=0, le=3600, description="grace for a job to save itself before a kill")
     max_attempts: int = Field(3, ge=1, le=1000, description="deaths without a new checkpoint before a job fails")
+    job_memory_bytes: int = Field(
+        0, ge=0, description="most memory of its own that a job's process may take; 0: as much as there is (Linux)"
+    )
     device: str = Field("auto", max_length=50, description='torch device of the workers: "auto", "cpu", "cuda:0"')
 
     threads: int = Field(0, ge=0, le=1024, description="torch threads of a process; 0: all cores but one")

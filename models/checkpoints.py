@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,8 +81,9 @@ def _load(path: Path, card: ModelCard | None, *, published: bool) -> ImageModel:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a resume checkpoint (tensors, numbers, text, lists, dicts); the old file stays until the new is on disk."""
-    with _replacing(path) as temporary:
-        torch.save(dict(state), temporary)
+    # Into an open file: torch's own writer keeps to itself why the system refused.
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(state), file)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -165,7 +167,7 @@ def _refuse_misfits(path: Path, *, missing: list[str], unexpected: list[str], mi
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place once it is wholly on disk, or is removed."""
+    """A temporary file beside ``path`` that takes its place once it is wholly on disk, else it is removed; OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -178,5 +180,21 @@ def _replacing(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except (RuntimeError, SafetensorError) as error:
+        number = _errno_behind(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), path.name) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _errno_behind(error: BaseException) -> int | None:
+    """Why the system refused, where a library's error hides it: torch's in its context, safetensors' in its text."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    if found:
+        return int(found.group(1))
+    context = error.__context__
+    if isinstance(context, OSError):
+        return context.errno
+    return None if context is None else _errno_behind(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from models.optimization import build_optimizer, gradient_norm, learning_rate, s
 from models.progress import Reporter, Stopped
 from models.specs import OptimizerSpec, ScheduleSpec
 from models.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
 
 STATE_VERSION = 1
 
@@ -73,7 +76,8 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
     """Run ``task`` to its end and answer its figures; the trained weights are in ``task.modules``.
 
     Raises :class:`Stopped` once a checkpoint is reported after the reporter asked to stop, :class:`DivergedError`,
-    and :class:`CheckpointError` for a resume checkpoint of another run.
+    and :class:`CheckpointError` for a resume checkpoint of another run. A checkpoint that the disk does not take is
+    logged and left out: the run goes on, and the one before stays valid.
     """
     task.modules.train()
     optimizer = build_optimizer(task.optimizer, task.modules.parameters())
@@ -169,8 +173,12 @@ def _save(
         "modules": task.modules.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    save_state(path, state)
-    reporter.checkpoint(path, done.step)
+    try:
+        save_state(path, state)
+    except OSError as error:
+        log.warning("the checkpoint of step %d could not be written: %s", done.step, error)
+    else:
+        reporter.checkpoint(path, done.step)
 
 
 def _restore(path: Path, task: Task, optimizer: Optimizer) -> Progress:

@@ -51,16 +51,19 @@ class Deployment:
         finally:
             celery.close()
 
-    def start_worker(self, *arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, *arguments: str, variables: Mapping[str, str] | None = None, **settings: Any
+    ) -> subprocess.Popen[bytes]:
         """A worker in a process group of its own; ``settings`` replace the deployment's."""
-        return self.start([sys.executable, "-m", "worker.main", *arguments], **settings)
+        return self.start([sys.executable, "-m", "worker.main", *arguments], variables=variables, **settings)
 
-    def start(self, command: Sequence[str], **settings: Any) -> subprocess.Popen[bytes]:
-        """Any process of the service with these settings in its environment."""
+    def start(
+        self, command: Sequence[str], *, variables: Mapping[str, str] | None = None, **settings: Any
+    ) -> subprocess.Popen[bytes]:
+        """Any process of the service with these settings, and further ``variables``, in its environment."""
+        environment = self.environment(**settings) | dict(variables or {})
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment(**settings), stdout=log, stderr=log, process_group=0
-            )
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, process_group=0)
         self.processes.append(process)
         return process
 
@@ -88,7 +91,7 @@ class Deployment:
         with self.database.session() as session:
             return jobs.job_view(session, jobs.get(session, job_id))
 
-    def wait(self, job_id: str, *statuses: str, seconds: float = 120.0) -> Job:
+    def wait(self, job_id: str, *statuses: str, seconds: float = 240.0) -> Job:
         """Until the job's status is one of these (default: final)."""
         wanted = statuses or FINAL
         try:
@@ -97,7 +100,7 @@ class Deployment:
             raise AssertionError(f"{error}\n{json.dumps(self.view(job_id))}\n{self.tail()}") from None
         return self.job(job_id)
 
-    def wait_for_step(self, job_id: str, step: int, *, seconds: float = 120.0) -> None:
+    def wait_for_step(self, job_id: str, step: int, *, seconds: float = 240.0) -> None:
         """Until the job has reported ``step`` steps of its present attempt."""
 
         def reached() -> bool:

@@ -145,7 +145,7 @@ def postgres_in(
     A cluster that is there already is used again. ``options`` of the server: by default no fsync, since a test's data
     need not survive the machine.
     """
-    data, port, user = folder / "data", free_port(), _unprivileged()
+    data, port, user = folder / "data", free_port(), unprivileged()
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
     if not data.exists():
@@ -153,7 +153,7 @@ def postgres_in(
     # The socket stays in the folder.
     command = [program("postgres"), "-D", str(data), "-p", str(port), "-h", site.address, "-k", str(folder), *options]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen([*site.prefix, *_as(user), *command], stdout=log, stderr=log, cwd="/")
+        server = subprocess.Popen([*site.prefix, *run_as(user), *command], stdout=log, stderr=log, cwd="/")
     try:
         # It listens before it takes connections. The socket reaches it from any namespace.
         ready = [program("pg_isready"), "-q", "-h", str(folder), "-p", str(port)]
@@ -172,14 +172,14 @@ def _init_cluster(data: Path, user: pwd.struct_passwd | None, *, password: str |
     secret.chmod(0o644)
     check = ["-A", "trust"] if password is None else ["-A", "scram-sha-256", f"--pwfile={secret}"]
     chosen = ["-U", "clead", *check, "-N", "--encoding=UTF8", "--locale=C"]
-    initdb = [*_as(user), program("initdb"), "-D", str(data), *chosen]
+    initdb = [*run_as(user), program("initdb"), "-D", str(data), *chosen]
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
     if site.subnet is not None:
         with (data / "pg_hba.conf").open("a") as rules:
             rules.write(f"host all all {site.subnet} trust\n")
 
 
-def _unprivileged() -> pwd.struct_passwd | None:
+def unprivileged() -> pwd.struct_passwd | None:
     """PostgreSQL refuses to run as root: the account to use then."""
     if os.geteuid() != 0:
         return None
@@ -187,7 +187,7 @@ def _unprivileged() -> pwd.struct_passwd | None:
     return pwd.getpwnam("postgres" if "postgres" in names else "nobody")
 
 
-def _as(user: pwd.struct_passwd | None) -> list[str]:
+def run_as(user: pwd.struct_passwd | None) -> list[str]:
     """What lets a command run as ``user``; it works behind ``ip netns exec`` as well, which itself needs root."""
     if user is None:
         return []

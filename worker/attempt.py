@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.errors import DomainError
 from app.services import artifacts, claims, references
 from app.services.artifacts import Deposit
 from app.services.claims import Claim
+from app.storage import Artifact
 from worker.context import Worker
 from worker.inputs import prepare
 from worker.lease import LeaseKeeper
+from worker.patience import patiently
 from worker.supervisor import Child, death_cause
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,11 @@ class Ending:
     cause: str = ""
 
 
+def reason(error: DomainError | OSError) -> str:
+    """In words for the job's owner: paths of this machine are for its log."""
+    return error.strerror or str(error) if isinstance(error, OSError) else error.detail
+
+
 class Attempt:
     """Runs the child of one claim in ``folder`` until it ends."""
 
@@ -51,10 +58,16 @@ class Attempt:
     def run(self) -> Ending:
         """Never raises for what a job, its data or its process does."""
         try:
-            task = prepare(self._worker, self._claim, folder=self._folder)
+            task = patiently(
+                self._worker,
+                lambda: prepare(self._worker, self._claim, folder=self._folder),
+                give_up=lambda: self._lease.lost,
+            )
+        except OperationalError:
+            return Ending("lost")  # no database for longer than the lease, or than a stop may take
         except (DomainError, OSError) as error:
             log.warning("job %s: its inputs could not be fetched", self._claim.job_id, exc_info=True)
-            return Ending("died", cause=f"its inputs could not be fetched: {error}")
+            return Ending("died", cause=f"its inputs could not be fetched: {reason(error)}")
         child = Child(task, name=f"job {self._claim.job_id}")
         log.info("job %s: attempt %d runs in process %d", self._claim.job_id, self._claim.attempt, child.pid)
         try:
@@ -62,7 +75,7 @@ class Attempt:
         finally:
             child.kill()
             status = child.wait()
-        if self._lease.lost:
+        if self._ending is None and self._lease.lost:
             return Ending("lost")
         if self._ending is not None:
             return self._ending
@@ -85,8 +98,12 @@ class Attempt:
                 self._ending = self._ending or Ending("stopped")
                 return
 
+    def _must_stop(self) -> bool:
+        """Whether the child has still to be told to stop."""
+        return self._stop_at is None and (self._lease.cancelled or self._worker.stopping.is_set())
+
     def _stop_if_asked(self, child: Child) -> None:
-        if self._stop_at is None and (self._lease.cancelled or self._worker.stopping.is_set()):
+        if self._must_stop():
             self._stop_at = time.monotonic() + self._worker.settings.stop_seconds
             child.stop()
 
@@ -104,6 +121,8 @@ class Attempt:
             self._worker.metrics.device_memory(event["devices"])
         elif kind == "checkpoint":
             self._keep_checkpoint(Path(event["path"]), step=event["step"])
+        elif kind == "error" and event["again"]:
+            self._ending = Ending("died", cause=event["error"]["detail"])
         elif kind == "error":
             self._ending = Ending("failed", error=event["error"])
         else:
@@ -117,18 +136,27 @@ class Attempt:
             with metrics.checkpoint_seconds.time():
                 artifact = deposit.put(path, folder=folder)
             metrics.checkpoint_bytes.inc(artifact.size)
+            old = self._record_checkpoint(deposit, artifact, step=step)
+            artifacts.delete_unused(self._worker.database, self._worker.storage, folder, names=old)
+        except (DomainError, OSError, DBAPIError) as error:
+            metrics.checkpoints_failed.inc()
+            job_id = self._claim.job_id
+            log.warning("job %s: the checkpoint of step %d is lost, or older ones stay: %s", job_id, step, error)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _record_checkpoint(self, deposit: Deposit, artifact: Artifact, *, step: int) -> list[str]:
+        """Hashes of those that it makes needless; none if the claim is lost."""
+
+        def record() -> list[str]:
             with self._worker.database.writing() as session:
                 deposit.secure(session)
                 old = claims.record_checkpoint(
                     session, self._claim, sha256=artifact.sha256, size=artifact.size, step=step
                 )
-            artifacts.delete_unused(self._worker.database, self._worker.storage, folder, names=old or [])
-        except (DomainError, OSError, DBAPIError):
-            metrics.checkpoints_failed.inc()
-            job_id = self._claim.job_id
-            log.warning("job %s: the checkpoint of step %d is lost, or older ones stay", job_id, step, exc_info=True)
-        finally:
-            path.unlink(missing_ok=True)
+                return old or []
+
+        return patiently(self._worker, record, give_up=lambda: self._lease.lost or self._must_stop())
 
 
 class Eta:

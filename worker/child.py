@@ -7,59 +7,65 @@ problem. stderr: the log as JSON lines, which the supervisor writes into its own
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import os
-import signal
 import sys
 from typing import Any
 
 from app import logs
+from app.file_systems import DISK_FULL
 from models.progress import Stopped
+from worker.limits import die_with_parent, go_first, limit_memory
 from worker.pipe import Pipe
-
-PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("worker.child")
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies, where it can (Linux); stdin's end does it elsewhere."""
-    if sys.platform == "linux":
-        # No libc that answers: the end of stdin remains.
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def problem(error: BaseException) -> dict[str, Any]:
     """The job's error, in words for its owner. The traceback is for the log."""
-    from torch import OutOfMemoryError
-
     title = type(error).__name__.removesuffix("Error") or "Error"
     titles = {"Data": "The data cannot be used", "Diverged": "The training diverged"}
     detail = str(error).strip() or f"{type(error).__name__} without a message"
-    if isinstance(error, OutOfMemoryError | MemoryError):
+    if is_out_of_memory(error):
         title = "Out of memory"
         detail = f"the job does not fit into memory ({detail.splitlines()[0]}); a smaller batch or network does"
+    elif is_disk_full(error):
+        title = "Disk full"
+        detail = f"the disk is full ({detail})"
     return {"type": "about:blank", "title": titles.get(title, title), "detail": detail[:2000]}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the device or of the machine. torch says the latter with a plain RuntimeError."""
+    from torch import OutOfMemoryError
+
+    return isinstance(error, OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_FULL
 
 
 def main(log_level: str) -> int:
     """Do the job that stdin names. The exit status is 0 when an event has told how it ended."""
     die_with_parent()
+    go_first()
     logs.configure("json", level=log_level)
     pipe = Pipe()
     fields = pipe.receive_task()
     try:
         from worker.runs import Task, run
 
+        limit_memory(fields.pop("memory_bytes"))
         run(Task.parse(fields), pipe)
     except Stopped:
         pipe.send("stopped")
     except Exception as error:  # whatever it was, the job's owner is told and the worker lives on
         log.exception("the job failed")
-        pipe.send("error", error=problem(error))
+        # The machine's want is not the job's fault: another attempt, or another worker, may have more.
+        pipe.send("error", error=problem(error), again=is_out_of_memory(error) or is_disk_full(error))
     else:
         pipe.send("done")
     return 0

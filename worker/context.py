@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 
-from celery import Celery
-
-from app.queue import create_celery
+from app.queue import Application, create_celery
 from app.records import new_id
 from app.records.session import Database
 from app.services import references
@@ -26,13 +26,17 @@ class Worker:
     queues: tuple[str, ...]
     database: Database
     storage: Storage
-    celery: Celery
+    celery: Application
     id: str
     stopping: threading.Event = field(default_factory=threading.Event)
     idle: threading.Event = field(default_factory=threading.Event)
     """Set while no job runs here."""
+    at_work: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the thread that runs a job: one at a time, whoever found it."""
     job_id: str | None = None
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+    stop_by: float = math.inf
+    """On the monotonic clock: when a stopping worker must have ended."""
 
     @classmethod
     def open(cls, settings: Settings, *, queues: tuple[str, ...]) -> Worker:
@@ -47,6 +51,14 @@ class Worker:
         )
         worker.idle.set()
         return worker
+
+    def stop(self) -> None:
+        """Begin to stop: no further job, and the one that runs is handed back."""
+        self.stop_by = time.monotonic() + self.settings.stop_seconds
+        self.stopping.set()
+
+    def grace_is_over(self) -> bool:
+        return time.monotonic() > self.stop_by
 
     def checkpoints_of(self, job_id: str) -> Storage:
         """The storage of a job's own checkpoints, which no other job shares."""

@@ -34,7 +34,7 @@ def sweep(root: Path) -> list[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue  # being made this moment, or not one of ours
         except BlockingIOError:
             continue  # in use

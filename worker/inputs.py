@@ -27,6 +27,7 @@ def prepare(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, Any]:
         "device": settings.device,
         "threads": settings.torch_threads,
         "checkpoint_seconds": settings.checkpoint_seconds,
+        "memory_bytes": settings.job_memory_bytes,
         "models": _fetch_models(worker, claim, folder=folder),
         "upload": _fetch_upload(worker, claim.spec["dataset"]["name"]),
         "resume": _fetch_checkpoint(worker, claim, folder=folder),

@@ -10,7 +10,7 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.services import claims
 from app.services.claims import Claim, Point
@@ -79,8 +79,11 @@ class LeaseKeeper:
                 lease = claims.renew(
                     session, self._claim, lease_seconds=lease_seconds, progress=progress, metrics=points
                 )
-        except DBAPIError as error:
-            log.warning("job %s: the lease could not be renewed (%s)", self._claim.job_id, error.orig)
+                # The block may end a moment after the job has: a lease that is done with is not lost.
+                over = not lease.held and claims.succeeded(session, self._claim)
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", error)
+            log.warning("job %s: the lease could not be renewed (%s)", self._claim.job_id, cause)
             self._worker.metrics.renewals_failed.inc()
             self._put_back(progress, points)
             # Without an answer for this long the database may have given the job to another worker.
@@ -88,7 +91,9 @@ class LeaseKeeper:
                 self._lose()
             return
         self._renewed = time.monotonic()
-        if not lease.held:
+        if over:
+            self._end.set()
+        elif not lease.held:
             self._lose()
         elif lease.cancel and not self.cancelled:
             self.cancelled = True

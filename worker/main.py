@@ -11,13 +11,16 @@ import threading
 from collections.abc import Callable, Sequence
 
 from celery import signals
+from sqlalchemy.exc import OperationalError
 
 from app import logs
 from app.queue import QUEUES
 from app.settings import Settings
+from migrations import NewerSchemaError, refuse_newer
 from worker import tasks
 from worker.context import Worker
 from worker.folders import sweep
+from worker.leftovers import sweep_storage
 from worker.reaper import Reaper
 
 log = logging.getLogger("worker.main")  # also when it is the main module
@@ -27,18 +30,20 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
     """Serve ``queues`` until SIGTERM or SIGINT; the running job then saves a checkpoint and is handed back.
 
     ``embedded``: also stop when stdin ends, which it does when the process that started this one is gone.
-    Call it from the main thread: signals arrive there.
+    Call it from the main thread: signals arrive there. Raises NewerSchemaError.
     """
     worker = Worker.open(settings, queues=tuple(queues))
     logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets, worker=worker.id)
+    _refuse_newer_schema(worker)
     close_metrics = _serve_metrics(worker)
     for folder in sweep(settings.work_dir):
         log.info("removed %s, left by a worker that was killed", folder.name)
+    sweep_storage(worker)
     tasks.register(worker)
     reaper = Reaper(worker)
 
     def begin_stop(**_: object) -> None:
-        worker.stopping.set()
+        worker.stop()
 
     def begin_work(**_: object) -> None:
         reaper.start()
@@ -68,7 +73,7 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
     try:
         consumer.start()
     finally:
-        worker.stopping.set()
+        worker.stop()
         reaper.stop()
         worker.database.close()
         close_metrics()
@@ -84,6 +89,13 @@ def _serve_metrics(worker: Worker) -> Callable[[], None]:
     except OSError as error:
         log.critical("not starting: no metrics on %s:%d (%s); each worker needs a port of its own", host, port, error)
         raise SystemExit(1) from None
+
+
+def _refuse_newer_schema(worker: Worker) -> None:
+    try:
+        refuse_newer(worker.database)
+    except OperationalError as error:  # it may come back: the reaper looks again and again
+        log.warning("the database does not answer yet: %s", error.orig)
 
 
 def _stop_at_end_of_input() -> None:
@@ -103,7 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(queues) - set(QUEUES))
     if unknown or not queues:
         parser.error(f"unknown queue {', '.join(unknown)}; there are {', '.join(QUEUES)}")
-    run_worker(Settings(), queues=queues, embedded=options.embedded)
+    try:
+        run_worker(Settings(), queues=queues, embedded=options.embedded)
+    except NewerSchemaError as error:
+        log.critical("not starting: %s", error)
+        return 1
     return 0
 
 

@@ -7,9 +7,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.file_systems import StorageError
@@ -21,22 +20,20 @@ from app.services.claims import Claim
 from app.services.shards import MERGE
 from app.storage import Artifact, Storage
 from worker.context import Worker
+from worker.patience import patiently
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-RETRIES = 30
 
 
 def succeed(worker: Worker, claim: Claim, *, folder: Path) -> None:
     """Keep what the child left in ``folder``, and finish the job as succeeded."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    kept = _patiently(worker, lambda: _keep(worker, claim, folder=folder))
+    kept = patiently(worker, lambda: _keep(worker, claim, folder=folder))
 
     def write(session: Session) -> list[Job] | None:
         kept.deposit.secure(session)
         if not claims.holds(session, claim):
-            return None
+            return [] if claims.succeeded(session, claim) else None
         final = dict(result)
         if kept.weights is not None:
             card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
@@ -150,11 +147,11 @@ def _commit(worker: Worker, claim: Claim, write: Callable[[Session], list[Job] |
     False, and nothing changed, if the claim is lost.
     """
 
-    def attempt() -> list[Job] | None:
+    def transaction() -> list[Job] | None:
         with worker.database.writing() as session:
             return write(session)
 
-    waiting = _patiently(worker, attempt)
+    waiting = patiently(worker, transaction)
     if waiting is None:
         log.warning("job %s: another worker has it; what attempt %d made is dropped", claim.job_id, claim.attempt)
         return False
@@ -162,14 +159,3 @@ def _commit(worker: Worker, claim: Claim, write: Callable[[Session], list[Job] |
         if job.queue is not None and not publish(worker.celery, job.id, queue=job.queue):
             break  # the broker is down: the reaper will find the others as well
     return True
-
-
-def _patiently(worker: Worker, act: Callable[[], T]) -> T:
-    """Try again while database or storage are away; a deadlock or a lock that timed out is worth another try, too."""
-    for retry in range(RETRIES):
-        try:
-            return act()
-        except (OperationalError, StorageError) as error:
-            log.warning("database or storage refused (%s); try %d of %d", error, retry + 1, RETRIES)
-            worker.stopping.wait(worker.settings.heartbeat_seconds)
-    return act()

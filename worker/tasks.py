@@ -6,11 +6,12 @@ import logging
 import time
 
 from app import logs
+from app.file_systems import StorageError
 from app.queue import TASK
 from app.services import claims
 from app.services.claims import Claim
 from worker import outcome
-from worker.attempt import Attempt
+from worker.attempt import Attempt, Ending, reason
 from worker.context import Worker
 from worker.folders import work_folder
 from worker.lease import LeaseKeeper
@@ -28,8 +29,15 @@ def register(worker: Worker) -> None:
 
 def run_job(worker: Worker, job_id: str) -> None:
     """Do what a message asks for; a message for a job that cannot be claimed is dropped."""
-    if worker.stopping.is_set():
-        return  # the job stays queued, for another worker's reaper
+    if worker.stopping.is_set() or not worker.at_work.acquire(blocking=False):
+        return  # the job stays queued, for a reaper
+    try:
+        _claim_and_run(worker, job_id)
+    finally:
+        worker.at_work.release()
+
+
+def _claim_and_run(worker: Worker, job_id: str) -> None:
     with worker.database.writing() as session:
         claim = claims.claim(
             session,
@@ -54,27 +62,36 @@ def run_job(worker: Worker, job_id: str) -> None:
 
 
 def _attempt(worker: Worker, claim: Claim) -> None:
-    with work_folder(worker.settings.work_dir, f"{claim.job_id}-{claim.attempt}") as folder:
-        with LeaseKeeper(worker, claim) as lease:
-            began = time.monotonic()
+    began = time.monotonic()
+    with LeaseKeeper(worker, claim) as lease:
+        ending = _run_in_folder(worker, claim, lease)
+        if ending.kind not in ("done", "lost"):
+            lease.flush()
+    ended = "cancelled" if lease.cancelled and ending.kind in ("stopped", "died") else ending.kind
+    seconds = time.monotonic() - began
+    worker.metrics.attempt_ended(claim.kind, ended, seconds=seconds)
+    log.info("job %s: attempt %d is %s after %.1f s", claim.job_id, claim.attempt, ended, seconds)
+    if ended == "failed":
+        outcome.end(worker, claim, status="failed", error=ending.error)
+    elif ended == "cancelled":
+        outcome.end(worker, claim, status="cancelled")
+    elif ended == "stopped":
+        outcome.give_back(worker, claim)
+    elif ended == "died":
+        log.warning("job %s: %s", claim.job_id, ending.cause)
+        outcome.give_back(worker, claim, failure=ending.cause)
+
+
+def _run_in_folder(worker: Worker, claim: Claim, lease: LeaseKeeper) -> Ending:
+    """Run the child and, if it is done, keep what it made. A disk that is full or fails is a way to die, too."""
+    try:
+        with work_folder(worker.settings.work_dir, f"{claim.job_id}-{claim.attempt}") as folder:
             ending = Attempt(worker, claim, folder=folder, lease=lease).run()
-            ended = "cancelled" if lease.cancelled and ending.kind in ("stopped", "died") else ending.kind
-            seconds = time.monotonic() - began
-            worker.metrics.attempt_ended(claim.kind, ended, seconds=seconds)
-            log.info("job %s: attempt %d is %s after %.1f s", claim.job_id, claim.attempt, ended, seconds)
             if ending.kind == "done":
                 # The lease is kept while the weights travel to the storage.
                 lease.flush()
                 outcome.succeed(worker, claim, folder=folder)
-                return
-            if ending.kind != "lost":
-                lease.flush()
-        if ending.kind == "failed":
-            outcome.end(worker, claim, status="failed", error=ending.error)
-        elif lease.cancelled and ending.kind in ("stopped", "died"):
-            outcome.end(worker, claim, status="cancelled")
-        elif ending.kind == "stopped":
-            outcome.give_back(worker, claim)
-        elif ending.kind == "died":
-            log.warning("job %s: %s", claim.job_id, ending.cause)
-            outcome.give_back(worker, claim, failure=ending.cause)
+            return ending
+    except (OSError, StorageError) as error:
+        log.warning("job %s: this machine failed", claim.job_id, exc_info=True)
+        return Ending("died", cause=f"its worker's machine failed: {reason(error)}")

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
 from starlette.exceptions import HTTPException
 
 from app.api.limits import RateLimits
-from app.queue import create_celery
+from app.queue import Application, create_celery
 from app.records.session import Database
 from app.security import secret_key
 from app.services.paging import DEFAULT_LIMIT, MAX_LIMIT
@@ -29,7 +28,7 @@ class Resources:
     settings: Settings
     database: Database
     storage: Storage
-    celery: Celery
+    celery: Application
     engine: Engine
     rates: RateLimits
 

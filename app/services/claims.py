@@ -138,9 +138,12 @@ def record_checkpoint(session: Session, claim: Claim, *, sha256: str, size: int,
         values |= {"failures": 0, "failure": None}
     if _rows(session.execute(_fenced(claim).values(**values))) == 0:
         return None
-    session.add(Checkpoint(job_id=claim.job_id, attempt=claim.attempt, step=step, sha256=sha256, size=size))
-    session.flush()
     kept = checkpoints(session, claim.job_id)
+    # The same once more: the commit's answer was lost on its way, and the worker asked again.
+    if not any((known.attempt, known.sha256) == (claim.attempt, sha256) for known in kept):
+        session.add(Checkpoint(job_id=claim.job_id, attempt=claim.attempt, step=step, sha256=sha256, size=size))
+        session.flush()
+        kept = checkpoints(session, claim.job_id)
     old, keep = kept[KEPT_CHECKPOINTS:], {checkpoint.sha256 for checkpoint in kept[:KEPT_CHECKPOINTS]}
     for checkpoint in old:
         session.delete(checkpoint)
@@ -195,6 +198,12 @@ def holds(session: Session, claim: Claim) -> bool:
     return _rows(session.execute(_fenced(claim).values(owner=claim.owner))) == 1
 
 
+def succeeded(session: Session, claim: Claim) -> bool:
+    """Whether this very attempt has finished the job already: its commit's answer was lost on its way."""
+    mine = (Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == "succeeded")
+    return session.scalar(select(Job.id).where(*mine)) is not None
+
+
 def release(session: Session, claim: Claim, *, failure: str | None = None, max_attempts: int = 0) -> bool:
     """Writing. Give the job back to the queue; another worker goes on from its last checkpoint.
 
@@ -243,6 +252,17 @@ def fail_exhausted(session: Session, *, max_attempts: int) -> list[Job]:
     for parent_id in sorted({job.parent_id for job in ended if job.parent_id is not None}):
         parents.advance(session, parent_id)
     return ended
+
+
+def shorten_leases(session: Session, *, lease_seconds: float) -> int:
+    """Writing. Let no lease end later than ``lease_seconds`` from now; returns how many would have.
+
+    They do once the database's clock was set back. A worker that lives renews its lease in a moment; without this the
+    job of one that died would wait for as long as the clock was set back.
+    """
+    late = and_(Job.status == "running", Job.lease_until > epoch_now() + 2 * lease_seconds)
+    shortened = update(Job).where(late).values(lease_until=epoch_now() + lease_seconds)
+    return _rows(session.execute(shortened.execution_options(synchronize_session=False)))
 
 
 def died_error(times: int, cause: str) -> dict[str, Any]:

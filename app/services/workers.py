@@ -30,5 +30,6 @@ def leave(session: Session, worker_id: str) -> None:
 
 def seen_lately(session: Session, *, seconds: float) -> list[WorkerRecord]:
     """Workers that gave a sign of life within the last ``seconds``."""
-    alive = select(WorkerRecord).where(WorkerRecord.seen_at >= epoch_now() - seconds).order_by(WorkerRecord.id)
-    return list(session.scalars(alive))
+    # Seen in the future: the clock was set back, and who lives will be seen again in a moment.
+    lately = WorkerRecord.seen_at.between(epoch_now() - seconds, epoch_now() + seconds)
+    return list(session.scalars(select(WorkerRecord).where(lately).order_by(WorkerRecord.id)))

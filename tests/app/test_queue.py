@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import threading
 from pathlib import Path
 from queue import Empty
 
@@ -40,6 +42,17 @@ def test_a_broker_that_is_down_costs_no_exception(tmp_path: Path) -> None:
     celery = create_celery(Settings(home=tmp_path, broker_url=f"redis://127.0.0.1:{free_port()}/0"))
     assert not publish(celery, "job-1", queue="train")
     assert not broker_reachable(celery)
+
+
+def test_a_silent_broker_is_not_asked_by_every_request(tmp_path: Path) -> None:
+    """The first waits for it a moment; threads of those that follow must not pile up."""
+    with socket.socket() as deaf:  # the kernel accepts, and nobody answers
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        celery = create_celery(Settings(home=tmp_path, broker_url=f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"))
+        before = threading.active_count()
+        assert not any(publish(celery, f"job-{number}", queue="train") for number in range(50))
+        assert threading.active_count() - before <= 2
 
 
 def test_redis_takes_messages(tmp_path: Path, redis_server: str) -> None:

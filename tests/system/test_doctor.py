@@ -30,7 +30,7 @@ from tests.app.api.conftest import make_model
 from tests.conftest import new_database
 from tests.deployment import Deployment
 from tests.servers import free_port, redis_on, wait_for
-from tests.system.test_faults import start_api
+from tests.system.trainings import start_api
 
 Found = dict[str, list[tuple[str, str]]]
 

@@ -10,87 +10,46 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import redis
-from sqlalchemy import select
 
 from app.queue import broker_folder
-from app.records import Checkpoint
 from app.records.session import Database
 from app.services import jobs, models
+from app.settings import Settings
 from app.storage import Storage
 from migrations import upgrade
 from tests.conftest import make_settings
 from tests.deployment import Deployment
-from tests.servers import free_port, listens, redis_on, wait_for
-
-STEPS = 440
-BODY = {
-    "method": "clead",
-    "backbone": {"name": "resnet18", "width": 4, "blocks": [1]},
-    "dataset": {"name": "digits", "subset": 640},
-    "views": [{"name": name, "eps": 0.2, "steps": 1, "step_size": 0.1} for name in ("pgd", "cw")],
-    "crops": 1,
-    "augmentation": {"crop_padding": 1, "flip": False},
-    "optimizer": {"name": "sgd", "lr": 0.1},
-    "schedule": {"name": "cosine", "warmup_epochs": 0},
-    "batch_size": 32,
-    "epochs": STEPS // 20,
-    "precision": "float32",
-    "seed": 3,
-    "register_as": "tiny",
-}
+from tests.servers import free_port, redis_on, wait_for
+from tests.system.trainings import (
+    ENDLESS,
+    PRETRAIN,
+    QUICK,
+    checkpoint_file,
+    checkpoints,
+    child_of,
+    lives,
+    start_api,
+    unbroken,
+    wait_for_checkpoint,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
-def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def sha256() -> str:
     """SHA-256 of the weights of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    settings = make_settings("sqlite+filesystem", request, folder / "home")
-    upgrade(settings)
-    deployment = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), folder / "log")
-    job_id = deployment.submit("pretrain", BODY)
-    deployment.start_worker()
-    assert deployment.wait(job_id).status == "succeeded", deployment.tail()
-    yield weights(deployment, job_id)
-    deployment.close()
+    return unbroken(PRETRAIN, threads=Settings().torch_threads)
 
 
-def weights(deployment: Deployment, job_id: str) -> str:
-    job = deployment.job(job_id)
-    assert job.result is not None, (job.status, job.error, deployment.tail())
-    with deployment.database.session() as session:
-        version = models.resolve(session, job.result["model"])
-    assert version.job_id == job_id
-    deployment.storage.fetch(version.sha256, deployment.settings.home / "fetched")
-    return version.sha256
-
-
-def child_of(worker: subprocess.Popen[bytes]) -> int:
-    children = Path(f"/proc/{worker.pid}/task").glob("*/children")
-    pids = [int(pid) for path in children for pid in path.read_text().split()]
-    assert len(pids) == 1
-    return pids[0]
-
-
-def checkpoints(deployment: Deployment, job_id: str) -> list[Checkpoint]:
-    with deployment.database.session() as session:
-        return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id)))
-
-
-def wait_for_checkpoint(deployment: Deployment, job_id: str) -> None:
-    wait_for(lambda: bool(checkpoints(deployment, job_id)), seconds=90, what="a checkpoint")
-
-
-def test_sigkill_of_child_worker_machine_and_api_in_one_pretraining(deployment: Deployment, unbroken: str) -> None:
+def test_sigkill_of_child_worker_machine_and_api_in_one_pretraining(deployment: Deployment, sha256: str) -> None:
     """Each dies in the middle of one pretraining that was posted over HTTP; every successor goes on."""
     api, url = start_api(deployment)
-    job_id = httpx.post(f"{url}/jobs/pretrain", json=BODY, timeout=30).raise_for_status().json()["id"]
+    job_id = httpx.post(f"{url}/jobs/pretrain", json=PRETRAIN, timeout=30).raise_for_status().json()["id"]
     worker = deployment.start_worker()
     wait_for_checkpoint(deployment, job_id)
     os.kill(child_of(worker), signal.SIGKILL)
@@ -110,29 +69,13 @@ def test_sigkill_of_child_worker_machine_and_api_in_one_pretraining(deployment: 
     assert deployment.wait(job_id).status == "succeeded"
     job = httpx.get(f"{url}/jobs/{job_id}", timeout=30).raise_for_status().json()
     assert (job["status"], job["attempt"], job["result"]["model"]) == ("succeeded", 4, "tiny@1")
-    assert weights(deployment, job_id) == unbroken
+    assert weights(deployment, job_id) == sha256
     assert checkpoints(deployment, job_id) == []
 
 
-def start_api(deployment: Deployment, **settings: Any) -> tuple[subprocess.Popen[bytes], str]:
-    """The API in a process of its own, once it answers; with its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(port)]
-    process = deployment.start(command, **settings)
-    wait_for(lambda: listens(port), seconds=60, what="the API")
-    return process, f"http://127.0.0.1:{port}"
-
-
-def lives(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def test_graceful_stop_hands_over_at_once_and_cancel_and_resume_go_on(deployment: Deployment, unbroken: str) -> None:
+def test_graceful_stop_hands_over_at_once_and_cancel_and_resume_go_on(deployment: Deployment, sha256: str) -> None:
     """SIGTERM: checkpoint, back to queued, no death counted. Then cancel, a damaged checkpoint, and resume."""
-    job_id = deployment.submit("pretrain", BODY)
+    job_id = deployment.submit("pretrain", PRETRAIN)
     worker = deployment.start_worker()
     deployment.wait_for_step(job_id, 60)
     worker.terminate()
@@ -155,11 +98,11 @@ def test_graceful_stop_hands_over_at_once_and_cancel_and_resume_go_on(deployment
     with deployment.database.writing() as session:
         jobs.resume(session, job_id)
     assert deployment.wait(job_id).status == "succeeded"
-    assert weights(deployment, job_id) == unbroken
+    assert weights(deployment, job_id) == sha256
 
 
 def damage(deployment: Deployment, job_id: str, sha256: str) -> None:
-    path = deployment.settings.home / "storage" / "checkpoints" / job_id / sha256[:2] / sha256
+    path = checkpoint_file(deployment, job_id, sha256)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -170,7 +113,7 @@ def test_cancel_reaches_a_running_child_and_keeps_a_checkpoint(deployment: Deplo
 
     That the loop does no further step once it is told is asserted to the step in tests/models/test_training.py.
     """
-    job_id = deployment.submit("pretrain", {**BODY, "epochs": 2000})
+    job_id = deployment.submit("pretrain", ENDLESS)
     deployment.start_worker(checkpoint_seconds=3600)
     deployment.wait_for_step(job_id, 10)
     with deployment.database.writing() as session:
@@ -183,9 +126,8 @@ def test_cancel_reaches_a_running_child_and_keeps_a_checkpoint(deployment: Deplo
 
 
 def test_messages_twice_or_lost_change_nothing(deployment: Deployment) -> None:
-    quick = {**BODY, "epochs": 2}
-    twice = deployment.submit("pretrain", quick, announce=False)
-    lost = deployment.submit("pretrain", {**quick, "seed": 4})
+    twice = deployment.submit("pretrain", QUICK, announce=False)
+    lost = deployment.submit("pretrain", {**QUICK, "seed": 4})
     wipe_broker(deployment)
     for _ in range(5):
         assert deployment.publish(twice)
@@ -193,7 +135,7 @@ def test_messages_twice_or_lost_change_nothing(deployment: Deployment) -> None:
     assert deployment.wait(twice).status == deployment.wait(lost).status == "succeeded"
     assert deployment.publish(twice)
     deployment.publish(lost)
-    after = deployment.submit("pretrain", {**quick, "seed": 5})
+    after = deployment.submit("pretrain", {**QUICK, "seed": 5})
     assert deployment.wait(after).status == "succeeded"
     assert [deployment.job(job_id).attempt for job_id in (twice, lost)] == [1, 1]
     with deployment.database.session() as session:
@@ -218,7 +160,7 @@ def test_broker_down_at_submit(tmp_path: Path, request: pytest.FixtureRequest) -
     upgrade(settings)
     deployment = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), tmp_path / "log")
     try:
-        job_id = deployment.submit("pretrain", {**BODY, "epochs": 2}, announce=False)
+        job_id = deployment.submit("pretrain", QUICK, announce=False)
         assert not deployment.publish(job_id)
         with redis_on(port, tmp_path):
             deployment.start_worker()
@@ -239,7 +181,7 @@ def test_an_embedded_worker_ends_with_its_parent(deployment: Deployment) -> None
         )
     deployment.processes.append(process)
     os.close(reading)
-    job_id = deployment.submit("pretrain", BODY)
+    job_id = deployment.submit("pretrain", PRETRAIN)
     deployment.wait_for_step(job_id, 20)
     os.close(writing)
     assert process.wait(timeout=60) == 0
@@ -252,8 +194,8 @@ def test_a_job_that_cannot_work_fails_with_its_reason(deployment: Deployment) ->
     # Each step multiplies the weights by 1 - lr × weight_decay = -999.
     exploding = {
         "method": "standard",
-        "backbone": BODY["backbone"],
-        "dataset": BODY["dataset"],
+        "backbone": PRETRAIN["backbone"],
+        "dataset": PRETRAIN["dataset"],
         "optimizer": {"name": "sgd", "lr": 100.0, "weight_decay": 10.0},
         "batch_size": 32,
         "epochs": 20,

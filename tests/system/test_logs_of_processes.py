@@ -20,8 +20,8 @@ from tests import servers
 from tests.conftest import make_settings
 from tests.deployment import Deployment
 from tests.servers import free_port, redis_on, wait_for
-from tests.system.test_faults import child_of, start_api
 from tests.system.test_serve import BODY, serving
+from tests.system.trainings import child_of, start_api
 
 SECRET = "battery-staple-7Hq"
 

@@ -12,8 +12,8 @@ from app.services.submission import add_job
 from tests.app.api.test_telemetry import Samples, samples
 from tests.deployment import Deployment
 from tests.servers import free_port, wait_for
-from tests.system.test_faults import child_of, start_api, wait_for_checkpoint
 from tests.system.test_serve import BODY
+from tests.system.trainings import child_of, start_api, wait_for_checkpoint
 
 LONG = {**BODY, "epochs": 2000}
 

@@ -8,19 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from app.records import FINAL
-from app.services import jobs, models, parents
+from app.services import jobs, parents
 from models import data
-from models.checkpoints import save_model
 from models.evaluation import evaluate
 from models.evaluation_spec import EvaluationParams
-from models.networks import ImageModel, build_model
+from models.networks import ImageModel
 from models.progress import Silent
-from models.specs import BackboneSpec, ModelCard
 from tests.deployment import Deployment
 from tests.servers import wait_for
+from tests.system.classifiers import register, trained_classifier, verdicts
 
 BODY: dict[str, Any] = {
     "model": "tiny@1",
@@ -35,26 +33,7 @@ SHARDS = ["shard:0", "shard:1", "shard:2"]
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> ImageModel:
-    """A classifier of digits that a few steps of training made."""
-    digits = data.load("digits", root=tmp_path_factory.mktemp("data"))
-    card = ModelCard(
-        kind="classifier",
-        backbone=BackboneSpec(width=8, blocks=(1,)),
-        image_shape=digits.image_shape,
-        classes=digits.classes,
-        mean=(0.3,),
-        std=(0.4,),
-    )
-    model = build_model(card, seed=0)
-    pixels, labels = digits.train.pixels(), digits.train.labels
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for step in range(120):
-        batch = torch.arange(step * 64, step * 64 + 64) % len(labels)
-        loss = nn.functional.cross_entropy(model(pixels[batch]), labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
+    return trained_classifier(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +45,6 @@ def unsharded(tiny: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     torch.set_num_threads(1)
     info = {"sha256": digits.sha256}
     return evaluate(tiny, images, params, reporter=Silent(), device="cpu", dataset_info=info).result
-
-
-def register(deployment: Deployment, model: ImageModel) -> None:
-    path = deployment.settings.home / "weights.safetensors"
-    save_model(path, model)
-    artifact = deployment.storage.put_file(path)
-    card = model.card.model_dump(mode="json")
-    with deployment.database.writing() as session:
-        models.register_version(session, name="tiny", sha256=artifact.sha256, size=artifact.size, card=card)
-
-
-def verdicts(value: Any) -> Any:
-    """A result without clocks, counts of work, and what the service adds."""
-    gone = ("seconds", "images_per_second", "forward_images", "examples", "examples_file")
-    if isinstance(value, dict):
-        return {key: verdicts(item) for key, item in value.items() if key not in gone}
-    return [verdicts(item) for item in value] if isinstance(value, list) else value
 
 
 class Watch:

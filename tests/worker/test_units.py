@@ -31,12 +31,13 @@ def test_a_work_folder_goes_with_its_block_and_a_dead_one_is_swept(tmp_path: Pat
     dead = tmp_path / "dead"
     dead.mkdir()
     (dead / LOCK).touch()
+    (tmp_path / "a-file").touch()
     held = tmp_path / "held"
     held.mkdir()
     with (held / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sweep(tmp_path) == [dead]
-    assert list(tmp_path.iterdir()) == [held]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "a-file", held]
 
 
 def test_eta_follows_the_speed_of_the_stage() -> None:

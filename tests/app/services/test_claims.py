@@ -248,3 +248,33 @@ def test_a_finished_job_never_changes(database: Database) -> None:
     with database.writing() as session, pytest.raises(ConflictError):
         jobs.resume(session, job_id)
     assert read(database, job_id).result == {"x": 1}
+
+
+def test_leases_that_end_far_ahead_are_shortened_and_not_ended(database: Database) -> None:
+    """As they do once the clock was set back: who lives renews, who is dead is found after one lease."""
+    far, near = add_job(database), add_job(database)
+    claim = must_take(database, far)
+    must_take(database, near)
+    with database.writing() as session:
+        session.execute(update(Job).where(Job.id == far).values(lease_until=epoch_now() + 3600))
+    with database.writing() as session:
+        assert claims.shorten_leases(session, lease_seconds=30) == 1
+    assert take(database, far, "b") is None and take(database, near, "b") is None
+    left = (read(database, far).lease_until or 0) - (read(database, near).lease_until or 0)
+    assert 0 <= left < 20
+    with database.writing() as session:
+        assert claims.renew(session, claim, lease_seconds=30).held
+
+
+def test_what_is_written_twice_because_the_answer_was_lost_is_written_once(database: Database) -> None:
+    claim = must_take(database, add_job(database))
+    for _ in range(2):
+        with database.writing() as session:
+            assert claims.record_checkpoint(session, claim, sha256="1" * 64, size=1, step=7) == []
+    with database.writing() as session:
+        assert [checkpoint.step for checkpoint in claims.checkpoints(session, claim.job_id)] == [7]
+        assert not claims.succeeded(session, claim)
+        assert claims.finish(session, claim, status="succeeded", result={})
+    with database.writing() as session:
+        assert not claims.finish(session, claim, status="succeeded", result={})
+        assert claims.succeeded(session, claim)

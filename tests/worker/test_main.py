@@ -1,0 +1,31 @@
+"""A worker that cannot work says so and ends; one that only has to wait starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sqlalchemy import text
+
+from app.records.session import Database
+from app.settings import Settings
+from migrations import upgrade
+
+
+def test_a_worker_refuses_a_newer_schema_in_one_line(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    upgrade(settings)
+    database = Database(settings.database_url)
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    command = [sys.executable, "-m", "worker.main"]
+    ended = subprocess.run(
+        command, env=os.environ | {"CLEAD_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    line = ended.stderr.splitlines()[-1]
+    assert "not starting" in line and "9999" in line and "a newer one" in line
+    assert "Traceback" not in ended.stderr

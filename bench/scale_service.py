@@ -77,7 +77,8 @@ class Servers:
         port = free_port()
         command = ("-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(port), "--no-access-log")
         with self.process(*command) as process:
-            wait_for(lambda: listens(port) or process.poll() is not None, seconds=60, what="the API")
+            wait_for(lambda: listens(port) or process.poll() is not None, seconds=300, what="the API")
+            assert process.poll() is None, f"the API did not start; see {self.settings.home / 'log'}"
             yield Api(port, self._new_tokens(), process=process.pid, postgres=self.postgres)
 
     def _new_tokens(self) -> dict[str | None, str]:

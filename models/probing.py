@@ -15,7 +15,7 @@ from models.loop import Checkpointing, Task, optimize
 from models.measurement import accuracy_of, features_of
 from models.networks import Classifier, ImageModel, IncompatibleModelError, copy_backbone, initialize
 from models.precision import deterministic, pick_device
-from models.progress import Reporter
+from models.progress import Moment, Reporter
 from models.randomness import generator_for
 from models.specs import ModelCard, ProbeParams, ScheduleSpec
 from models.training import TrainingOutcome, fingerprint
@@ -47,12 +47,12 @@ def probe(
     # Without augmentation an image's features never change: one pass computes them for all epochs.
     known = features_of(model, images, device=device) if augment.changes_nothing else None
 
-    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         if known is not None:
-            features, labels = known[loader.index(step)], loader.labels(step)
+            features, labels = known[loader.index(moment.step)], loader.labels(moment.step)
         else:
-            pixels, labels = loader.batch(step)
-            generator = generator_for(params.seed, "step", step, device=device)
+            pixels, labels = loader.batch(moment.step)
+            generator = generator_for(params.seed, "step", moment.step, device=device)
             with torch.no_grad():
                 features = model.features(augment(pixels, generator))
         logits = model.head(features)

@@ -130,17 +130,32 @@ class ProjectionSpec(Spec):
 class OptimizerSpec(Spec):
     """Optimizer; defaults are those of C-LEAD's pretraining (SGD 0.9)."""
 
-    name: Literal["sgd", "adam"] = Field("sgd", description="SGD with momentum, or Adam")
+    name: Literal["sgd", "adam", "adamw", "lars"] = Field(
+        "sgd", description="SGD with momentum; Adam; AdamW, which decouples weight decay; LARS for large batches"
+    )
     lr: float = Field(0.1, gt=0, le=100, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD alone")
-    weight_decay: float = Field(1e-4, ge=0, le=10, description="factor of the L2 term, on every weight")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD and LARS alone")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="factor of the L2 term")
+    decay_all: bool = Field(
+        True,
+        description="decay biases and normalization, too; LARS never does",
+    )
 
 
 class ScheduleSpec(Spec):
     """Learning-rate schedule, stepped after every update."""
 
-    name: Literal["cosine", "constant"] = Field("cosine", description="cosine: half a cosine down to 0")
+    name: Literal["cosine", "constant", "step", "cyclic"] = Field(
+        "cosine",
+        description="cosine: half a cosine down to 0; step: times `factor` at each of `milestones`; cyclic: a line up to "
+        "the peak at `peak` of the training and a line down to 0",
+    )
     warmup_epochs: float = Field(0, ge=0, le=1000, description="epochs of linear warm-up from 0")
+    milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (100 / 110, 105 / 110), max_length=50, description="step alone: shares of the training at which the rate drops"
+    )
+    factor: float = Field(0.1, gt=0, le=1, description="step alone: what the rate is multiplied by")
+    peak: float = Field(0.4, gt=0, lt=1, description="cyclic alone: share of the training at which the rate is highest")
 
 
 class AugmentationSpec(Spec):

@@ -147,8 +147,8 @@ class ScheduleSpec(Spec):
 
     name: Literal["cosine", "constant", "step", "cyclic"] = Field(
         "cosine",
-        description="cosine: half a cosine down to 0; step: times `factor` at each of `milestones`; cyclic: a line up to "
-        "the peak at `peak` of the training and a line down to 0",
+        description="cosine: half a cosine down to 0; step: times `factor` at each of `milestones`; cyclic: a line up "
+        "to the peak at `peak` of the training and a line down to 0",
     )
     warmup_epochs: float = Field(0, ge=0, le=1000, description="epochs of linear warm-up from 0")
     milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
@@ -184,19 +184,6 @@ class TrainingParams(Spec):
     precision: Precision = Field(
         "auto", description="auto: bfloat16 autocast where the hardware has it; losses are float32"
     )
-    seed: Seed = 0
-
-
-class ProbeParams(Spec):
-    """A linear classifier on the features of a frozen backbone (defaults: the paper's Adam 1e-4, batch 128)."""
-
-    model: ModelRef = Field(description="registered model whose backbone is probed")
-    mode: Literal["linear"] = Field("linear", description="linear: frozen backbone, clean cross-entropy (SLF)")
-    dataset: TrainingData
-    epochs: int = Field(100, ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
-    optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=1e-4, weight_decay=0.0)
-    augmentation: AugmentationSpec = AugmentationSpec()
     seed: Seed = 0
 
 

@@ -62,7 +62,7 @@ def train(
     precision = resolve_precision(params.precision, device)
     task = Task(
         modules=learner.modules,
-        loss=_Steps(learner, loader, seed=params.seed, precision=precision, device=device),
+        loss=Steps(learner, loader, seed=params.seed, precision=precision, device=device),
         optimizer=params.optimizer,
         schedule=params.schedule,
         steps_per_epoch=loader.steps_per_epoch,
@@ -90,8 +90,8 @@ def fingerprint(params: Spec, dataset: Dataset, *more: str) -> str:
     return hashlib.sha256("\n".join((params.model_dump_json(), dataset.sha256, *more)).encode()).hexdigest()
 
 
-class _Steps:
-    """``steps(moment)``: the learner's loss on the moment's batch, every random choice drawn from (seed, step)."""
+class Steps:
+    """``Steps(…)(moment)``: the learner's loss on the moment's batch, every random choice drawn from (seed, step)."""
 
     def __init__(
         self, learner: Learner, loader: Loader, *, seed: int, precision: Resolved, device: torch.device

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from models.checkpoints import CheckpointError, load_state, save_state
 from models.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
-from models.progress import Reporter, Stopped
+from models.progress import Moment, Reporter, Stopped
 from models.specs import OptimizerSpec, ScheduleSpec
 from models.stopwatch import Stopwatch
 
@@ -40,14 +40,14 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Task:
-    """What is optimized. ``loss(step)`` answers the scalar to minimize and further scalars worth a plot.
+    """What is optimized. ``loss(moment)`` answers the scalar to minimize and further scalars worth a plot.
 
     ``modules`` is trained and saved; ``fingerprint`` identifies the spec and the data, so that a checkpoint of another
     run is refused; ``stage`` is what progress reports call it.
     """
 
     modules: nn.Module
-    loss: Callable[[int], tuple[Tensor, dict[str, Tensor]]]
+    loss: Callable[[Moment], tuple[Tensor, dict[str, Tensor]]]
     optimizer: OptimizerSpec
     schedule: ScheduleSpec
     steps_per_epoch: int
@@ -127,7 +127,7 @@ def _update(task: Task, optimizer: Optimizer, step: int, *, reporter: Reporter, 
     )
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
-    loss, extra = task.loss(step)
+    loss, extra = task.loss(Moment(step, task.total, step / task.steps_per_epoch, lr))
     value = loss.item()
     if not math.isfinite(value):
         raise DivergedError(f"the loss is {value} at step {step + 1}; a lower learning rate or a warm-up may help")

@@ -65,3 +65,13 @@ def contrastive_margin(perturbed: Tensor, clean: Tensor) -> Tensor:
     own = similarity.diagonal()
     itself = torch.eye(len(clean), dtype=torch.bool, device=clean.device)
     return similarity.masked_fill(itself, float("-inf")).amax(dim=1) - own
+
+
+def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
+    """KL(p ‖ q) of p = softmax(clean) and q = softmax(attacked), logits (N, K): (N,), in float32 or wider.
+
+    It has a gradient with respect to both.
+    """
+    wide = torch.promote_types(clean.dtype, torch.float32)
+    log_p, log_q = clean.to(wide).log_softmax(dim=1), attacked.to(wide).log_softmax(dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training stands before an update: ``step`` of ``total`` are done, ``epoch`` with its fraction."""
+
+    step: int
+    total: int
+    epoch: float
+    lr: float
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, in [0, 1)."""
+        return self.step / self.total
 
 
 class Stopped(Exception):

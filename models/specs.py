@@ -152,17 +152,32 @@ class ProjectionSpec(Spec):
 class OptimizerSpec(Spec):
     """Optimizer; defaults are those of C-LEAD's pretraining (SGD 0.9)."""
 
-    name: Literal["sgd", "adam"] = Field("sgd", description="SGD with momentum, or Adam")
+    name: Literal["sgd", "adam", "adamw", "lars"] = Field(
+        "sgd", description="SGD with momentum; Adam; AdamW, which decouples weight decay; LARS for large batches"
+    )
     lr: float = Field(0.1, gt=0, le=100, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD alone")
-    weight_decay: float = Field(1e-4, ge=0, le=10, description="factor of the L2 term, on every weight")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD and LARS alone")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="factor of the L2 term")
+    decay_all: bool = Field(
+        True,
+        description="decay biases and normalization, too; LARS never does",
+    )
 
 
 class ScheduleSpec(Spec):
     """Learning-rate schedule, stepped after every update."""
 
-    name: Literal["cosine", "constant"] = Field("cosine", description="cosine: half a cosine down to 0")
+    name: Literal["cosine", "constant", "step", "cyclic"] = Field(
+        "cosine",
+        description="cosine: half a cosine down to 0; step: times `factor` at each of `milestones`; cyclic: a line up "
+        "to the peak at `peak` of the training and a line down to 0",
+    )
     warmup_epochs: float = Field(0, ge=0, le=1000, description="epochs of linear warm-up from 0")
+    milestones: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], JsonArray] = Field(
+        (100 / 110, 105 / 110), max_length=50, description="step alone: shares of the training at which the rate drops"
+    )
+    factor: float = Field(0.1, gt=0, le=1, description="step alone: what the rate is multiplied by")
+    peak: float = Field(0.4, gt=0, lt=1, description="cyclic alone: share of the training at which the rate is highest")
 
 
 class AugmentationSpec(Spec):
@@ -191,19 +206,6 @@ class TrainingParams(Spec):
     precision: Precision = Field(
         "auto", description="auto: bfloat16 autocast where the hardware has it; losses are float32"
     )
-    seed: Seed = 0
-
-
-class ProbeParams(Spec):
-    """A linear classifier on the features of a frozen backbone (defaults: the paper's Adam 1e-4, batch 128)."""
-
-    model: ModelRef = Field(description="registered model whose backbone is probed")
-    mode: Literal["linear"] = Field("linear", description="linear: frozen backbone, clean cross-entropy (SLF)")
-    dataset: TrainingData
-    epochs: int = Field(100, ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
-    optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=1e-4, weight_decay=0.0)
-    augmentation: AugmentationSpec = AugmentationSpec()
     seed: Seed = 0
 
 

@@ -18,7 +18,7 @@ from models.measurement import accuracy_of, knn_accuracy
 from models.methods.spec import METHODS, Learner, Method
 from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
 from models.precision import Resolved, autocast, deterministic, pick_device, resolve_precision
-from models.progress import Reporter
+from models.progress import Moment, Reporter
 from models.randomness import generator_for
 from models.specs import ModelCard, Spec, TrainingParams
 
@@ -62,7 +62,7 @@ def train(
     precision = resolve_precision(params.precision, device)
     task = Task(
         modules=learner.modules,
-        loss=_Steps(learner, loader, seed=params.seed, precision=precision, device=device),
+        loss=Steps(learner, loader, seed=params.seed, precision=precision, device=device),
         optimizer=params.optimizer,
         schedule=params.schedule,
         steps_per_epoch=loader.steps_per_epoch,
@@ -76,7 +76,11 @@ def train(
     with deterministic(device):
         result = optimize(task, reporter, checkpointing=checkpointing)
     published = learner.published()
-    result |= {"precision": precision, "images": len(images), "warnings": _warnings(method, params, task)}
+    result |= {
+        "precision": precision,
+        "images": len(images),
+        "warnings": _warnings(method, params, task) + learner.remarks(),
+    }
     result |= _measured(published, dataset, images, device=device, seed=params.seed)
     return TrainingOutcome(published.cpu().eval(), result)
 
@@ -86,8 +90,8 @@ def fingerprint(params: Spec, dataset: Dataset, *more: str) -> str:
     return hashlib.sha256("\n".join((params.model_dump_json(), dataset.sha256, *more)).encode()).hexdigest()
 
 
-class _Steps:
-    """``steps(step)``: the learner's loss on batch ``step``, every random choice drawn from (seed, step)."""
+class Steps:
+    """``Steps(…)(moment)``: the learner's loss on the moment's batch, every random choice drawn from (seed, step)."""
 
     def __init__(
         self, learner: Learner, loader: Loader, *, seed: int, precision: Resolved, device: torch.device
@@ -98,11 +102,11 @@ class _Steps:
         self._precision = precision
         self._device = device
 
-    def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        images, labels = self._loader.batch(step)
-        generator = generator_for(self._seed, "step", step, device=self._device)
+    def __call__(self, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        images, labels = self._loader.batch(moment.step)
+        generator = generator_for(self._seed, "step", moment.step, device=self._device)
         with autocast(self._precision, self._device):
-            return self._learner.loss(images, labels, step=step, generator=generator)
+            return self._learner.loss(images, labels, moment=moment, generator=generator)
 
 
 def _starting_model(method: Method, params: TrainingParams, dataset: Dataset, *, init: ImageModel | None) -> ImageModel:

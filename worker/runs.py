@@ -27,8 +27,9 @@ from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.networks import ImageModel
 from models.precision import pick_device
+from models.probe_spec import ProbeParams
 from models.probing import probe
-from models.specs import EvaluationData, ModelCard, ProbeParams
+from models.specs import EvaluationData, ModelCard
 from models.training import TrainingOutcome, train
 from worker.pictures import write_example
 from worker.pipe import Pipe

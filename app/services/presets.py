@@ -109,10 +109,9 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
     if "batch_size" in body:
         body["batch_size"] = min(body["batch_size"], training_size(params.dataset, data))
     for field in ("attack", "views"):
-        if field in body:
-            body[field] = _scaled(body[field], eps)
-        elif field in fields:
-            body[field] = _scaled(fields[field].get_default(call_default_factory=True), eps)
+        if field in fields:
+            default = fields[field].get_default(call_default_factory=True)
+            body[field] = _scaled(_like(default, body.get(field)), eps)
     return {name: value for name, value in body.items() if name in fields}
 
 
@@ -161,6 +160,16 @@ def _role(chosen: Recipe, method: str) -> dict[str, Any]:
     return chosen.adversarial if "attack" in entry.params.model_fields else chosen.plain
 
 
+def _like(default: Any, chosen: dict[str, Any] | list[Any] | None) -> Any:
+    """The method's own attack with the steps that the recipe chose, if it takes several."""
+    if not isinstance(chosen, dict):
+        return chosen or default
+    values = default.model_dump(mode="json")
+    if "steps" not in values:
+        return values
+    return values | {key: value for key, value in chosen.items() if key != "name"}
+
+
 def _scaled(attack: Any, eps: float) -> Any:
     """The attack, or each of a list, at radius ``eps``, its step the same share of the radius as before."""
     if isinstance(attack, list | tuple):
@@ -204,6 +213,7 @@ def _quick(image_shape: tuple[int, int, int]) -> Recipe:
             **_cosine(adversarial),
             "optimizer": _sgd(0.1),
             "attack": _attack("pgd", steps=5, step_size=0.25),
+            "strategy": {"backbone": {"name": "resnet18", **network}},
         },
         contrastive={
             **_cosine(contrastive),
@@ -224,11 +234,17 @@ def _quick(image_shape: tuple[int, int, int]) -> Recipe:
 def _small(image_shape: tuple[int, int, int]) -> Recipe:
     """A whole ResNet-18 of a quarter of the width, ten to twenty epochs."""
     crop = {"crop_padding": max(1, max(image_shape[1:]) // 8), "flip": max(image_shape[1:]) > TINY_SIDE}
+    network = {"name": "resnet18", "width": 16}
     return Recipe(
-        backbone={"name": "resnet18", "width": 16},
+        backbone=network,
         shared={"batch_size": 128, "augmentation": crop},
         plain={**_cosine(20), "optimizer": _sgd(0.1)},
-        adversarial={**_cosine(20), "optimizer": _sgd(0.1), "attack": _attack("pgd", steps=7, step_size=0.25)},
+        adversarial={
+            **_cosine(20),
+            "optimizer": _sgd(0.1),
+            "attack": _attack("pgd", steps=7, step_size=0.25),
+            "strategy": {"backbone": network},
+        },
         contrastive={
             **_cosine(40),
             "optimizer": _sgd(0.2),

@@ -27,13 +27,13 @@ from models.corruptions.spec import SMALLEST_SIDE
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.networks import IncompatibleModelError, build_model
+from models.probe_spec import ProbeParams
 from models.registry import UnknownNameError
 from models.specs import (
     BackboneSpec,
     EvaluationData,
     ModelCard,
     Name,
-    ProbeParams,
     Spec,
     TrainingData,
     TrainingParams,

@@ -28,14 +28,19 @@ def ascend(
     step_size: float,
     noise: Noise,
     random_start: bool = True,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Climb ``objective`` from ``images`` (N, C, H, W) in [0, 1] for ``steps`` steps and return the last iterate.
+
+    ``start`` (N, C, H, W) takes the place of the threat's random start.
 
     ``objective(x')`` is (N,) or a scalar sum; with a sum over images each image climbs its own term. Weights get no
     gradient; whether they are frozen, and the mode of batch normalization, is the caller's choice.
     """
     images = images.detach()
-    points = threat.random_start(images, noise) if random_start else images
+    points = start
+    if points is None:
+        points = threat.random_start(images, noise) if random_start else images
     for _ in range(steps):
         with torch.enable_grad():
             points = points.detach().requires_grad_(True)

@@ -17,6 +17,7 @@ from models.losses import CLeadLoss, contrastive_margin
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.supervised import OBJECTIVES
 from models.networks import Classifier, ImageModel, IncompatibleModelError, ProjectionHead, frozen, initialize
+from models.progress import Moment
 from models.specs import ProjectionSpec
 from models.stopwatch import Stopwatch
 
@@ -62,7 +63,7 @@ class CLeadLearner:
             trained["online_head"] = self._online_head
 
     def loss(
-        self, images: Tensor, labels: Tensor, *, step: int, generator: torch.Generator
+        self, images: Tensor, labels: Tensor, *, moment: Moment, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`models.methods.spec.Learner`; ``labels`` are not used."""
         first = self._augment(images, generator)
@@ -78,6 +79,9 @@ class CLeadLearner:
         logits = self._online_head(features[: len(first)].detach()).float()
         online = functional.cross_entropy(logits, pseudo)
         return contrastive + online, {"contrastive_loss": contrastive.detach(), "online_head_loss": online.detach()}
+
+    def remarks(self) -> list[dict[str, str]]:
+        return []
 
     def published(self) -> ImageModel:
         return self._encoder

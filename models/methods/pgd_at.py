@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
-from models.methods.supervised import SupervisedLearner
+from models.methods.supervised import SupervisedLearner, WeightPerturbationSpec
 from models.networks import ImageModel
 from models.specs import OptimizerSpec, TrainingParams
 
@@ -23,10 +23,13 @@ class PGDATParams(TrainingParams):
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
     attack: TrainingAttack = TrainingAttack()
+    weight_perturbation: WeightPerturbationSpec | None = Field(
+        None, description="adversarial weight perturbation; null: none"
+    )
 
 
 def build(params: PGDATParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
-    return SupervisedLearner(model, augment, attack=params.attack)
+    return SupervisedLearner(model, augment, attack=params.attack, weight_perturbation=params.weight_perturbation)
 
 
 METHODS.add(

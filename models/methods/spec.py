@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.attacks.spec import IterativeParams
 from models.networks import ImageModel
+from models.progress import Moment
 from models.registry import Registry
 from models.specs import TrainingParams
 from models.stopwatch import Stopwatch
@@ -39,12 +40,15 @@ class Learner(Protocol):
     attack_time: Stopwatch
 
     def loss(
-        self, images: Tensor, labels: Tensor, *, step: int, generator: torch.Generator
+        self, images: Tensor, labels: Tensor, *, moment: Moment, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to be minimized for images (N, C, H, W) in [0, 1], not yet augmented, and labels (N,).
 
         Beside it, further scalars worth a plot.
         """
+
+    def remarks(self) -> list[dict[str, str]]:
+        """What its owner should know about this training, as warnings of a result: ``code`` and ``detail``."""
 
     def published(self) -> ImageModel:
         """The model that the training is for, without what only helped to train it."""

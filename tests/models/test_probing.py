@@ -4,13 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from models.checkpoints import save_model
 from models.data import Dataset, load, subset
+from models.methods.spec import TrainingAttack
+from models.methods.supervised import accuracy, strike
 from models.networks import IncompatibleModelError, build_model
+from models.probe_spec import ProbeParams
 from models.probing import probe
 from models.progress import Silent, Stopped
-from models.specs import BackboneSpec, ModelCard, ProbeParams
+from models.specs import BackboneSpec, ModelCard
 from models.training import TrainingOutcome
 from tests.models.recording import Recorder
 
@@ -115,3 +119,66 @@ def test_a_classifier_can_be_probed_and_another_channel_count_is_refused(
     card = encoder.card.model_dump() | {"image_shape": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     with pytest.raises(IncompatibleModelError, match="channels"):
         run(build_model(ModelCard.model_validate(card)), digits, tmp_path, spec={})
+
+
+HARD = {"attack": {"eps": 0.1, "steps": 3}, "augmentation": SHIFT, "epochs": 6}
+
+
+def under_attack(outcome: TrainingOutcome, data: Dataset) -> tuple[float, float]:
+    """Accuracy and loss on test images under the attack of ``HARD`` with more steps."""
+    images, labels = data.test.pixels(), data.test.labels
+    attack = TrainingAttack(eps=0.1, steps=10)
+    attacked = strike(outcome.model, images, labels, attack=attack, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = outcome.model(attacked)
+    return accuracy(logits, labels).item(), functional.cross_entropy(logits, labels).item()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_adversarial_linear_probe_leaves_the_backbone_and_stands_more(
+    precision: str, encoder: Any, digits: Dataset, tmp_path: Path
+) -> None:
+    before = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
+    spec = {**HARD, "mode": "adversarial-linear", "precision": precision}
+    attacked = run(encoder, digits, tmp_path, spec=spec)
+    clean = run(encoder, digits, tmp_path, spec={**HARD, "mode": "linear"})
+    for state in (encoder.backbone.state_dict(), attacked.model.backbone.state_dict()):
+        assert all(torch.equal(before[key], value) for key, value in state.items())
+    # On random features no head is robust; but this one minimizes the loss under attack, and the other does not.
+    assert under_attack(attacked, digits)[1] < 0.9 * under_attack(clean, digits)[1]
+    assert 0 < attacked.result["attack_share"] < 1 and "attack_share" not in clean.result
+
+
+def test_an_adversarial_full_probe_trains_all_weights(encoder: Any, digits: Dataset, tmp_path: Path) -> None:
+    spec = {**HARD, "mode": "adversarial-full", "optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 64}
+    outcome = run(encoder, digits, tmp_path, spec=spec)
+    for name, weight in outcome.model.backbone.named_parameters():
+        assert not torch.equal(weight, encoder.backbone.get_parameter(name)), name
+    assert under_attack(outcome, digits)[0] > 0.5
+    recorder = Recorder(7)
+    with pytest.raises(Stopped):
+        run(encoder, digits, tmp_path, spec=spec, reporter=recorder)
+    ((path, _),) = recorder.checkpoints
+    resumed = run(encoder, digits, tmp_path, spec=spec, resume=path)
+    assert all(
+        torch.equal(mine, theirs)
+        for mine, theirs in zip(resumed.model.parameters(), outcome.model.parameters(), strict=True)
+    )
+
+
+def test_each_mode_has_its_fields_defaults() -> None:
+    def defaults(mode: str, **given: Any) -> ProbeParams:
+        return ProbeParams.model_validate({"model": "m", "dataset": {"name": "digits"}, "mode": mode, **given})
+
+    linear, full = defaults("linear"), defaults("adversarial-full")
+    assert defaults("adversarial-linear").model_dump(exclude={"mode"}) == linear.model_dump(exclude={"mode"})
+    assert (linear.epochs, linear.optimizer.name, linear.optimizer.lr, linear.schedule.name) == (
+        100,
+        "adam",
+        1e-4,
+        "constant",
+    )
+    assert (full.epochs, full.optimizer.name, full.optimizer.lr, full.schedule.name) == (25, "sgd", 0.1, "step")
+    assert defaults("adversarial-full", epochs=3).epochs == 3
+    assert defaults("adversarial-full", epochs=None).model_dump() == full.model_dump()
+    assert ProbeParams.model_validate(full.model_dump()) == full

@@ -24,6 +24,22 @@ SPECS: dict[str, dict[str, Any]] = {
     "standard": {"method": "standard"},
     "pgd-at": {"method": "pgd-at", "attack": ATTACK},
     "pgd-at with cw": {"method": "pgd-at", "attack": {"name": "cw", "norm": "l2", "eps": 1, "steps": 2}},
+    "pgd-at with worst weights": {
+        "method": "pgd-at", "attack": ATTACK, "weight_perturbation": {"gamma": 0.01, "warmup_epochs": 0.5},
+    },
+    "trades": {"method": "trades", "attack": ATTACK},
+    "fat": {"method": "fat", "attack": ATTACK, "one_more_step_from": [0.5]},
+    "fast-at": {"method": "fast-at", "attack": {"eps": 0.2}, "guard": {"every": 5}},
+    "fast-at by fgsm-rs": {"method": "fast-at", "attack": {"name": "fgsm-rs", "eps": 0.2}, "guard": None},
+    "las-at": {
+        "method": "las-at",
+        "attack": ATTACK,
+        "strategy": {
+            "backbone": {"width": 4, "blocks": [1]}, "eps": [0.5, 1.25], "eps_choices": 3, "steps": [1, 3],
+            "step_size": [0.25, 0.5], "step_size_choices": 2, "every": 3, "lr": 0.1,
+        },
+    },
+    "advprop": {"method": "advprop", "attack": ATTACK},
     "clead": {"method": "clead", "views": VIEWS, "crops": 1},
     "clead, two crops": {"method": "clead", "views": VIEWS},
     "clead, online": {

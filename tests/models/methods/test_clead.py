@@ -10,9 +10,11 @@ from models.losses import NTXent, contrastive_margin
 from models.methods.clead import CLeadParams, build
 from models.methods.clead_learner import CLeadLearner
 from models.networks import Classifier, build_model
+from models.progress import Moment
 from models.specs import BackboneSpec, ModelCard
 
 EPS = 0.1
+START = Moment(step=0, total=100, epoch=0.0, lr=0.1)
 IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(24) % 10
 
@@ -100,7 +102,7 @@ def test_the_online_head_gets_no_gradient_into_the_encoder(base: Classifier) -> 
     """The encoder's gradient is that of the contrastive loss alone."""
 
     def gradients(made: CLeadLearner) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        loss, extra = made.loss(IMAGES, LABELS, step=0, generator=torch.Generator().manual_seed(3))
+        loss, extra = made.loss(IMAGES, LABELS, moment=START, generator=torch.Generator().manual_seed(3))
         loss.backward()
         return {n: p.grad for n, p in made.modules.named_parameters() if p.grad is not None}, extra
 
@@ -117,7 +119,7 @@ def test_the_online_head_gets_no_gradient_into_the_encoder(base: Classifier) -> 
 
 def test_labels_are_not_used() -> None:
     losses = [
-        learner(None).loss(IMAGES, labels, step=0, generator=torch.Generator().manual_seed(3))[0].item()
+        learner(None).loss(IMAGES, labels, moment=START, generator=torch.Generator().manual_seed(3))[0].item()
         for labels in (LABELS, LABELS.flip(0))
     ]
     assert losses[0] == losses[1]

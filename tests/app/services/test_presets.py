@@ -1,0 +1,38 @@
+"""Every method fits into every preset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.services.datasets import DatasetInfo
+from app.services.presets import Preset, ProtocolParams, perturbation_size, training_body
+from models.methods.spec import METHODS
+
+SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+PRESETS: tuple[Preset, ...] = ("quick", "small", "paper-resnet18")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_presets_body_is_one_that_the_method_takes(name: str, method: str, preset: Preset) -> None:
+    """At the radius of the images' size, with the recipe's network and the method's own kind of attack."""
+    shape = SHAPES[name]
+    data = DatasetInfo(
+        name=name, source="", kind="builtin", classes=("a", "b"), image_shape=shape, train_size=900, test_size=100
+    )
+    params = ProtocolParams.model_validate({"preset": preset, "dataset": {"name": name}, "methods": [method]})
+    body = training_body(params, data, method=method)
+    parsed: Any = METHODS[method].params.model_validate(body)
+    default: Any = METHODS[method].params.model_validate({"dataset": {"name": name}})
+    assert parsed.batch_size <= 900
+    eps = perturbation_size(shape)
+    for view in getattr(parsed, "views", ()):
+        assert view.eps == eps
+    if hasattr(parsed, "attack"):
+        assert (parsed.attack.eps, parsed.attack.name) == (eps, default.attack.name)
+        assert parsed.attack.step_size <= 1.25 * eps
+    if hasattr(parsed, "strategy") and preset != "paper-resnet18":
+        assert parsed.strategy.backbone == parsed.backbone

@@ -1,0 +1,46 @@
+"""A small classifier and a few images for tests of single steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.networks import Classifier, build_model
+from models.progress import Moment
+from models.specs import BackboneSpec, ModelCard
+
+EPS = 0.1
+IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(24) % 10
+
+
+def classifier(*, seed: int = 1, double: bool = False) -> Classifier:
+    """In train mode, with normalization statistics that have moved away from their start."""
+    card = ModelCard(
+        kind="classifier",
+        backbone=BackboneSpec(width=8, blocks=(1, 1)),
+        image_shape=(1, 8, 8),
+        classes=tuple("0123456789"),
+        mean=(0.5,),
+        std=(0.3,),
+    )
+    model = build_model(card, seed=seed)
+    assert isinstance(model, Classifier)
+    if double:
+        model.double()
+    model.train()
+    model(IMAGES.to(model.head.weight.dtype))
+    return model
+
+
+def moment(step: int = 0, *, epoch: float = 0.0) -> Moment:
+    return Moment(step=step, total=1000, epoch=epoch, lr=0.1)
+
+
+def same(images: Tensor, generator: torch.Generator) -> Tensor:
+    """No augmentation."""
+    return images
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

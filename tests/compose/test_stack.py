@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 
 from tests.compose.stack import ROOT, Stack, docker, stack
 from tests.servers import wait_for
-from tests.system.test_faults import BODY
+from tests.system.trainings import PRETRAIN as BODY
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(7200)]
 

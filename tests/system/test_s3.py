@@ -20,7 +20,8 @@ from app.storage import Storage
 from migrations import upgrade
 from tests.conftest import make_settings, new_bucket
 from tests.deployment import Deployment
-from tests.system.test_faults import BODY, start_api, wait_for_checkpoint
+from tests.system.trainings import PRETRAIN as BODY
+from tests.system.trainings import start_api, wait_for_checkpoint
 
 NOW = timedelta(seconds=-10)
 

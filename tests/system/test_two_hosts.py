@@ -28,13 +28,10 @@ from tests.conftest import S3_ACCOUNT
 from tests.deployment import ROOT, Deployment
 from tests.namespaces import Host, network
 from tests.servers import free_port, postgres_in, redis_on, s3_on, wait_for
-from tests.system.test_faults import BODY as TRAINING
-from tests.system.test_faults import child_of, lives, wait_for_checkpoint
+from tests.system.trainings import PRETRAIN as TRAINING
+from tests.system.trainings import child_of, lives, wait_for_checkpoint
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
-    pytest.mark.timeout(600),
-]
+pytestmark = pytest.mark.timeout(600)
 
 BODY = {**TRAINING, "epochs": 6}
 FAST = {"lease_seconds": 6, "heartbeat_seconds": 0.5, "reaper_seconds": 0.5, "checkpoint_seconds": 1.0}

@@ -20,7 +20,8 @@ from migrations import upgrade
 from tests.conftest import make_settings
 from tests.deployment import Deployment
 from tests.servers import wait_for
-from tests.system.test_faults import BODY, wait_for_checkpoint
+from tests.system.trainings import PRETRAIN as BODY
+from tests.system.trainings import wait_for_checkpoint
 
 LONG = {**BODY, "epochs": 2000}
 

@@ -81,11 +81,15 @@ def database_urls(kind: str, request: pytest.FixtureRequest) -> dict[str, str]:
     """The URLs that differ between the deployments; the servers are started when first needed."""
     if kind == "sqlite+filesystem":
         return {}
-    broker = request.getfixturevalue("redis_server")
     return {
         "database_url": new_database(request.getfixturevalue("postgres_server")),
-        "broker_url": f"{broker.rpartition('/')[0]}/{next(_redis_numbers)}",
+        "broker_url": new_broker(request.getfixturevalue("redis_server")),
     }
+
+
+def new_broker(server: str) -> str:
+    """URL of a numbered database of a Redis server that no other test has."""
+    return f"{server.rpartition('/')[0]}/{next(_redis_numbers)}"
 
 
 _redis_numbers = iter(range(1, 10_000))  # each test takes its own of Redis's numbered databases, see servers.redis_on

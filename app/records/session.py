@@ -38,12 +38,13 @@ class Database:
         # jobs carry and for one that none does.
         server = {**PATIENCE, "prepare_threshold": None}
         arguments: dict[str, Any] = {"timeout": BUSY_SECONDS} if self._sqlite else server
+        in_memory = self._sqlite and self.url.database in (None, "", ":memory:")  # of one connection alone
+        pool = {} if in_memory else {"pool_size": CONNECTIONS, "max_overflow": 0}
         self.engine: Engine = create_engine(
             self.url,
             connect_args=arguments,
             pool_pre_ping=not self._sqlite,
-            pool_size=CONNECTIONS,
-            max_overflow=0,
+            **pool,
             json_deserializer=from_json,  # results are most of a page of jobs; json.loads takes three times as long
         )
         if self._sqlite:

@@ -15,7 +15,7 @@ from app.records.session import Database
 from app.storage import Storage
 from migrations import upgrade
 from tests.app.api.conftest import assert_problem
-from tests.conftest import make_settings, new_database
+from tests.conftest import make_settings, new_broker, new_database
 from tests.deployment import Deployment
 from tests.killable import PostgresServer, postgres_folder
 from tests.servers import wait_for
@@ -26,13 +26,14 @@ from tests.system.trainings import (
     checkpoints,
     child_of,
     children_of,
+    lives,
     start_api,
     unbroken,
     wait_for_checkpoint,
     weights,
 )
 
-LONG = {**PRETRAIN, "epochs": 30}
+LONG = {**PRETRAIN, "epochs": 90}
 
 
 @pytest.fixture
@@ -44,7 +45,10 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def deployment(postgres: PostgresServer, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
-    urls = {"database_url": new_database(postgres.url), "broker_url": request.getfixturevalue("redis_server")}
+    urls = {
+        "database_url": new_database(postgres.url),
+        "broker_url": new_broker(request.getfixturevalue("redis_server")),
+    }
     settings = make_settings("sqlite+filesystem", request, tmp_path / "home", lease_seconds=150.0, **urls)
     upgrade(settings)
     made = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), tmp_path / "log")
@@ -92,8 +96,9 @@ def test_a_job_that_ends_without_the_database_is_not_done_again(
     job_id = deployment.submit("pretrain", QUICK)
     worker = deployment.start_worker(lease_seconds=600.0)  # a busy machine may take minutes
     wait_for(lambda: bool(children_of(worker.pid)), seconds=150, what="the child")
+    child = child_of(worker)
     postgres.kill()
-    wait_for(lambda: not children_of(worker.pid), seconds=150, what="the child's end")
+    wait_for(lambda: not lives(child), seconds=150, what="the child's end")
     time.sleep(2)
     postgres.start()
     job = deployment.wait(job_id)

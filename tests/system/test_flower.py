@@ -12,14 +12,14 @@ import pytest
 from app.records.session import Database
 from app.storage import Storage
 from migrations import upgrade
-from tests.conftest import make_settings
+from tests.conftest import make_settings, new_broker
 from tests.deployment import Deployment
 from tests.servers import free_port, listens, wait_for
 
 
 @pytest.fixture
 def on_redis(request: pytest.FixtureRequest, tmp_path: Path, redis_server: str) -> Iterator[Deployment]:
-    settings = make_settings("sqlite+filesystem", request, tmp_path / "home", broker_url=redis_server)
+    settings = make_settings("sqlite+filesystem", request, tmp_path / "home", broker_url=new_broker(redis_server))
     upgrade(settings)
     made = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), tmp_path / "log")
     yield made

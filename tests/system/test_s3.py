@@ -58,9 +58,9 @@ def test_pretrain_probe_evaluate_classify(deployment: Deployment) -> None:
         probe = {"model": "tiny", "dataset": {"name": "digits"}, "epochs": 1, "register_as": "probed"}
         finish("/jobs/probe", probe)
         attacks = [{"name": "pgd", "eps": 0.2, "steps": 5}]
-        body = {"model": "probed", "dataset": {"name": "digits", "subset": 60}, "attacks": attacks, "examples": 3}
+        body = {"model": "probed", "dataset": {"name": "digits", "subset": 120}, "attacks": attacks, "examples": 3}
         alone = finish("/evaluate", body)
-        sharded = finish("/evaluate", {**body, "shard_size": 30})
+        sharded = finish("/evaluate", {**body, "shard_size": 60})
         assert deployment.storage.scopes("checkpoints") == deployment.storage.scopes("evidence") == []
         assert Pruner(deployment.database, deployment.storage).unreferenced(older_than=NOW).files == 0
         assert missing(deployment) == []

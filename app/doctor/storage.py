@@ -34,7 +34,7 @@ def storage(site: Site) -> Iterator[Finding]:
         return
     try:
         _round_trip(Storage(url).scoped(f"doctor-{new_id()}"))
-    except Exception as error:
+    except Exception as error:  # as above; and whatever it was, it is told
         yield failed("storage", f"a round trip failed: {type(error).__name__}: {error}", advice=ADVICE)
         return
     site.storage = Storage(url)

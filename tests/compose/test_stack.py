@@ -230,9 +230,13 @@ def test_monitoring_shows_workers_tasks_and_metrics(running: Stack) -> None:
         return health == {"api": "up", "worker": "up", "flower": "up"}
 
     wait_for(healthy, seconds=300, what="Prometheus's targets")
-    query = {"query": 'clead_jobs{status="succeeded"}'}
-    found = httpx.get(f"{prometheus}/api/v1/query", params=query).json()["data"]["result"]
-    assert sum(float(series["value"][1]) for series in found) >= 1
+
+    def counted() -> bool:
+        query = {"query": 'max(clead_jobs_finished{status="succeeded"})'}
+        found = httpx.get(f"{prometheus}/api/v1/query", params=query).json()["data"]["result"]
+        return [float(series["value"][1]) >= 1 for series in found] == [True]
+
+    wait_for(counted, seconds=300, what="the finished job in Prometheus")  # the API counts again once a minute
     for service in ("flower", "prometheus"):
         assert running.container(service)["HostConfig"]["ReadonlyRootfs"]
         assert running.sh(service, "id -u").strip() not in ("", "0")
@@ -254,11 +258,13 @@ def test_the_logs_carry_no_secret(running: Stack) -> None:
 
 def test_the_gpu_worker_as_compose_reads_it(running: Stack) -> None:
     """There is no GPU here: what is asked of the engine is checked instead."""
-    config = json.loads(running.compose("--profile", "gpu", "config", "--format", "json", CLEAD_GPUS="2"))
+    settings = {"CLEAD_GPUS": "2", "TORCH_INDEX_URL_GPU": "https://torch.example/cu130"}
+    config = json.loads(running.compose("--profile", "gpu", "config", "--format", "json", **settings))
     gpu, cpu = config["services"]["worker-gpu"], config["services"]["worker"]
     devices = [{"driver": "nvidia", "count": 2, "capabilities": ["gpu"]}]
     assert gpu["deploy"]["resources"]["reservations"]["devices"] == devices
-    assert "/cu" in gpu["build"]["args"]["TORCH_INDEX_URL"] and gpu["image"] != cpu["image"]
+    assert gpu["build"]["args"]["TORCH_INDEX_URL"] == settings["TORCH_INDEX_URL_GPU"] and gpu["image"] != cpu["image"]
+    assert cpu["build"]["args"]["TORCH_INDEX_URL"] == ""
     assert gpu["environment"]["CLEAD_DEVICE"] == "cuda:0"
     for shared in ("volumes", "networks", "user", "read_only", "cap_drop", "security_opt", "healthcheck", "depends_on"):
         assert gpu[shared] == cpu[shared]

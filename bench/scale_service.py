@@ -57,7 +57,8 @@ class Servers:
         return psycopg.connect(self.settings.database_url.replace("+psycopg", ""), autocommit=True)
 
     def environment(self) -> dict[str, str]:
-        values = {f"CLEAD_{name.upper()}": str(value) for name, value in self.settings.model_dump(mode="json").items()}
+        given = self.settings.model_dump(mode="json", exclude_none=True)
+        values = {f"CLEAD_{name.upper()}": str(value) for name, value in given.items()}
         return os.environ | values | {"OMP_NUM_THREADS": "1", "CLEAD_SECRET_KEY": ""}
 
     @contextmanager

@@ -13,7 +13,7 @@ from app import security
 from app.records import Job, MetricPoint
 from app.records.session import Database
 from app.schemas import examples
-from app.services import tokens
+from app.services import references, tokens
 from app.settings import Settings
 from app.storage import Storage
 from models.checkpoints import save_model
@@ -116,7 +116,8 @@ def furnish(settings: Settings, client: httpx.Client, folder: Path) -> Home:
         home.jobs.append(answer.raise_for_status().json()["id"])
     home.done = home.jobs.pop()
     client.post(f"/jobs/{home.jobs[0]}/cancel").raise_for_status()
-    artifact = Storage(settings.storage_url).put_bytes(PICTURE)
+    folder_of_examples = references.examples_of(home.done, kind="evaluate", parent_id=None)
+    artifact = Storage(settings.storage_url).scoped(folder_of_examples).put_bytes(PICTURE)
     database = Database(settings.database_url)
     with database.writing() as session:
         session.get_one(Job, home.jobs[1]).status = "failed"

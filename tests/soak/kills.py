@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -21,6 +21,15 @@ from tests.system.trainings import children_of
 
 LONGEST_AWAY = 1.5
 """Seconds that a server stays away at most."""
+AT_WORK = 0.5
+"""Share of the kills of children and workers that wait for a job past its start: the jobs of a soak are short, and a
+random moment mostly finds a process that imports torch."""
+IDLE = ("idle", "between two jobs", "starting", "decode")
+PATIENCE = 30.0
+"""Seconds that such a kill waits at most."""
+
+
+Worker = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,14 @@ class Killer:
 
     def _child(self) -> Kill:
         wait_for(lambda: any(children_of(worker.pid) for worker in self._service.workers), seconds=60, what="a child")
-        worker = self._dice.choice([worker for worker in self._service.workers if children_of(worker.pid)])
+        worker = self._chosen([worker for worker in self._service.workers if children_of(worker.pid)])
         job, state = self._at_hand(worker)
         for child in children_of(worker.pid):
             os.kill(child, signal.SIGKILL)
         return self._kill("child", state, job)
 
     def _worker(self) -> Kill:
-        worker = self._dice.choice(self._service.workers)
+        worker = self._chosen(self._service.workers)
         job, state = self._at_hand(worker)
         self._service.kill_worker(worker)
         return self._kill("worker", state, job)
@@ -92,7 +101,18 @@ class Killer:
         self._service.postgres.start()
         return Kill("PostgreSQL", f"{sessions} sessions busy, {running} jobs running")
 
-    def _at_hand(self, worker: subprocess.Popen[bytes]) -> tuple[Job | None, str]:
+    def _chosen(self, workers: Sequence[Worker]) -> Worker:
+        """Any of them; for :data:`AT_WORK` of the kills the first that is found training or attacking."""
+        chosen = self._dice.choice(workers)
+        deadline = time.monotonic() + (PATIENCE if self._dice.random() < AT_WORK else 0)
+        while time.monotonic() < deadline:
+            for worker in workers:
+                if not self._at_hand(worker)[1].endswith(IDLE):
+                    return worker
+            time.sleep(0.05)
+        return chosen
+
+    def _at_hand(self, worker: Worker) -> tuple[Job | None, str]:
         """The job that a worker runs, and what it does: starts, trains, attacks."""
         mine = Job.owner.contains(f"-{worker.pid}-")
         with self._service.deployment.database.session() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,6 +51,16 @@ def _refuse_newer_schema(database: Database) -> None:
         log.warning("the database does not answer yet: %s", error)
 
 
+def _keep_what_is_imported() -> None:
+    """Take what is there now out of the garbage collector's rounds.
+
+    The modules, torch's above all, are half a million objects that stay; to look through them holds every request up
+    for some 150 ms, every few hundred requests (docs/benchmarks.md, "Scale").
+    """
+    gc.collect()
+    gc.freeze()
+
+
 class _Service(FastAPI):
     """FastAPI, with the request log around everything, also around the answers to errors that nobody expected."""
 
@@ -72,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.resources = resources = Resources.open(settings, metrics=telemetry.inference)
         await run_in_threadpool(_refuse_newer_schema, resources.database)
         telemetry.observe(resources)
+        _keep_what_is_imported()
         try:
             yield
         finally:

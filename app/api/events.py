@@ -81,11 +81,11 @@ def _status(database: Database, job_id: str) -> str:
         return jobs.get(session, job_id).status
 
 
-async def _events(database: Database, job_id: str, *, seen: _Seen) -> AsyncIterator[ServerSentEvent]:
+async def _events(database: Database, job_id: str, *, seen: _Seen) -> AsyncIterator[bytes]:
     while True:
         events, more = await run_in_threadpool(_news, database, job_id, seen)
-        for event in events:
-            yield event
+        if events:  # in one piece: a write a point would take longer than to read it
+            yield b"".join(event.encode() for event in events)
         if seen.status in FINAL:
             return
         if not more:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, cast, func, literal, select
+from sqlalchemy import BigInteger, Select, String, cast, column, func, literal, select, true, values
 from sqlalchemy.orm import Session
 
 from app.records import MetricPoint
@@ -20,56 +21,82 @@ def metric_series(session: Session, job_id: str, *, points: int | None = None) -
     the last, each at the same distance from the next, it has the first point at or after the place. The first and the
     last point stay; of one point, the last. However long a series is, no more of it is read than is answered.
     """
+    query = select(MetricPoint.series, MetricPoint.step, MetricPoint.value).where(MetricPoint.job_id == job_id)
+    query = query.order_by(MetricPoint.series, MetricPoint.step)
     if points is None:
-        query = select(MetricPoint.series, MetricPoint.step, MetricPoint.value).where(MetricPoint.job_id == job_id)
-        found: dict[str, Series] = {}
-        for name, step, value in session.execute(query.order_by(MetricPoint.series, MetricPoint.step)):
-            found.setdefault(name, []).append([step, value])
-        return found
-    return {name: _thinned(session, job_id, name, points=points) for name in _names(session, job_id)}
+        return _by_name(session.execute(query))
+    spans = _spans(session, job_id, points=points)
+    whole = [span.name for span in spans if not span.thinned]
+    found = _by_name(session.execute(query.where(MetricPoint.series.in_(whole)))) if whole else {}
+    thinned = [span for span in spans if span.thinned]
+    if thinned:
+        found |= _by_name(session.execute(_nearest(job_id, thinned, points=points)))
+    return {span.name: found[span.name] for span in spans}
 
 
-def _names(session: Session, job_id: str) -> list[str]:
-    """Names of the job's series, each found from the one before it: a series' points are skipped and not read."""
-    first = select(func.min(MetricPoint.series).label("name")).where(MetricPoint.job_id == job_id)
-    names = first.cte("names", recursive=True)
-    following = select(func.min(MetricPoint.series)).where(
-        MetricPoint.job_id == job_id, MetricPoint.series > names.c.name
-    )
+def _by_name(rows: Iterable[Any]) -> dict[str, Series]:
+    """``(name, step, value)`` by name; a point that comes twice in a row is one."""
+    found: dict[str, Series] = {}
+    for name, step, value in rows:
+        series = found.setdefault(name, [])
+        if not series or series[-1][0] != step:
+            series.append([step, value])
+    return found
+
+
+class _Span(NamedTuple):
+    name: str
+    first: int
+    last: int
+    thinned: bool
+
+
+def _spans(session: Session, job_id: str, *, points: int) -> list[_Span]:
+    """The job's series by name, each found from the one before it: a series' points are skipped and not read."""
+    of_job = MetricPoint.job_id == job_id
+    names = select(func.min(MetricPoint.series).label("name")).where(of_job).cte("names", recursive=True)
+    following = select(func.min(MetricPoint.series)).where(of_job, MetricPoint.series > names.c.name)
     names = names.union_all(select(following.correlate(names).scalar_subquery()).where(names.c.name.is_not(None)))
-    return list(session.scalars(select(names.c.name).where(names.c.name.is_not(None))))
+    of_series = (of_job, MetricPoint.series == names.c.name)
+    first, last = (select(end(MetricPoint.step)).where(*of_series).scalar_subquery() for end in (func.min, func.max))
+    beyond = select(MetricPoint.step).where(*of_series).order_by(MetricPoint.step).offset(points).limit(1)
+    query = select(names.c.name, first, last, beyond.scalar_subquery().is_not(None)).where(names.c.name.is_not(None))
+    return [_Span(*row) for row in session.execute(query)]
 
 
-def _thinned(session: Session, job_id: str, name: str, *, points: int) -> Series:
-    of_series = (MetricPoint.job_id == job_id, MetricPoint.series == name)
-    query = select(MetricPoint.step, MetricPoint.value).where(*of_series).order_by(MetricPoint.step)
-    head = _rows(session, query.limit(points + 1))
-    if len(head) <= points:
-        return head
-    if points == 1:
-        return _rows(session, query.order_by(None).order_by(MetricPoint.step.desc()).limit(1))
-    first = int(head[0][0])
-    last = session.execute(select(func.max(MetricPoint.step)).where(*of_series)).scalar_one()
-    place = _places(first, last, count=points)
-    nearest = select(func.min(MetricPoint.step)).where(*of_series, MetricPoint.step >= place)
-    chosen = select(nearest.scalar_subquery().label("step")).select_from(place.table).distinct().subquery()
-    return _rows(session, query.join(chosen, chosen.c.step == MetricPoint.step))
+def _nearest(job_id: str, spans: Sequence[_Span], *, points: int) -> Select[Any]:
+    """The point at or after each of ``points`` even places of each series, by name and step; some come again.
 
-
-def _places(first: int, last: int, *, count: int) -> Any:
-    """The column of a table with ``count`` even places from ``first`` to ``last``, rounded up to whole steps."""
+    Each is found through the index: a join could be planned as a scan of all points.
+    """
+    columns = (column("name", String), column("first", BigInteger), column("last", BigInteger))
+    span = values(*columns, name="spans").data([span[:3] for span in spans]).cte("spans")
     number = select(cast(literal(0), BigInteger).label("number")).cte("numbers", recursive=True)
-    number = number.union_all(select(number.c.number + 1).where(number.c.number < count - 1))
-    gaps = count - 1
-    step = literal(first) + (number.c.number * (last - first) + gaps - 1) // gaps
-    return select(step.label("place")).subquery("places").c.place
+    number = number.union_all(select(number.c.number + 1).where(number.c.number < points - 1))
+    gaps = points - 1
+    # Rounded up to whole steps.
+    place = span.c.first + (number.c.number * (span.c.last - span.c.first) + gaps - 1) // gaps if gaps else span.c.last
+    after = (MetricPoint.job_id == job_id, MetricPoint.series == span.c.name, MetricPoint.step >= place)
+
+    def at_place(what: Any) -> Any:
+        found = select(what).where(*after).order_by(MetricPoint.step).limit(1)
+        return found.correlate(span, number).scalar_subquery()
+
+    query = select(span.c.name, at_place(MetricPoint.step), at_place(MetricPoint.value))
+    return query.join_from(span, number, true()).order_by(span.c.name, number.c.number)
 
 
-def _rows(session: Session, query: Any) -> Series:
-    return [[step, value] for step, value in session.execute(query)]
+class Arrived(NamedTuple):
+    """A point and its id, which grows with every arrival."""
+
+    id: int
+    series: str
+    step: int
+    value: float
 
 
-def metrics_after(session: Session, job_id: str, *, after: int, limit: int = 1000) -> list[MetricPoint]:
+def metrics_after(session: Session, job_id: str, *, after: int, limit: int = 1000) -> list[Arrived]:
     """Points that arrived after the one with id ``after``, in order of arrival."""
-    query = select(MetricPoint).where(MetricPoint.job_id == job_id, MetricPoint.id > after)
-    return list(session.scalars(query.order_by(MetricPoint.id).limit(limit)))
+    query = select(MetricPoint.id, MetricPoint.series, MetricPoint.step, MetricPoint.value)
+    query = query.where(MetricPoint.job_id == job_id, MetricPoint.id > after).order_by(MetricPoint.id).limit(limit)
+    return [Arrived(*row) for row in session.execute(query)]

@@ -111,14 +111,13 @@ def test_no_more_is_fetched_than_is_answered(database: Database, job_id: str) ->
     event.listen(database.engine, "after_cursor_execute", count)
     with database.session() as session:
         jobs.metric_series(session, job_id, points=3)
-    assert len(SERIES) * 3 < fetched <= len(SERIES) * 10, "for each: its name, four points, the last step, three points"
+    assert len(SERIES) * 3 < fetched <= len(SERIES) * 4, "for each: its name and its span, three points"
 
 
 def test_points_come_in_order_of_arrival(database: Database, job_id: str) -> None:
     seen: list[int] = []
     with database.session() as session:
         while page := jobs.metrics_after(session, job_id, after=seen[-1] if seen else 0, limit=500):
-            assert {point.job_id for point in page} == {job_id}
             seen += [point.id for point in page]
     assert len(seen) == sum(map(len, SERIES.values()))
     assert seen == sorted(set(seen))

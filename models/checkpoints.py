@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.backbones.layout import AmbiguousLayoutError, Naming, is_normalization, naming_of
-from models.networks import ImageModel, build_model
+from models.networks import ImageModel, build_model, unfilled_model
 from models.specs import ModelCard
 
 CARD_KEY = "card"
@@ -114,7 +114,7 @@ def _match(path: Path, found: Mapping[str, Shape], card: ModelCard, *, published
     """Our name of each weight that the card's model has → the file's key; CheckpointError for what does not fit."""
     with torch.device("meta"):
         try:
-            model = build_model(card)
+            model = unfilled_model(card)
         except (ValueError, LookupError) as error:
             raise CardError(f"the card of {path.name} describes no model: {error}") from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}

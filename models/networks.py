@@ -95,12 +95,17 @@ def build_model(card: ModelCard, *, seed: int = 0) -> ImageModel:
     take its images, and :class:`models.registry.UnknownNameError` for an unknown backbone.
     """
     with _torch_seeded(seed):
-        model = Classifier(card) if card.kind == "classifier" else Encoder(card)
+        model = unfilled_model(card)
     if not model.backbone.own_initialization:
         initialize(model, seed=seed)
     elif isinstance(model, Classifier):
         initialize(model.head, seed=seed)
     return model
+
+
+def unfilled_model(card: ModelCard) -> ImageModel:
+    """The model that ``card`` describes, with whatever weights its constructors draw; errors as :func:`build_model`."""
+    return Classifier(card) if card.kind == "classifier" else Encoder(card)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,18 @@ def test_a_model_comes_back_with_its_card(tmp_path: Path, model: ImageModel) -> 
     assert again.card == CARD and not again.training
     assert torch.equal(again(images), model(images))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_loading_takes_neither_torchs_compiler_nor_random_numbers(tmp_path: Path, model: ImageModel) -> None:
+    """The compiler is half a job's start; torch brings it in for numbers drawn on the device `meta`."""
+    save_model(tmp_path / "model.safetensors", model)
+    code = (
+        "import sys, torch; from pathlib import Path; from models.checkpoints import load_model;"
+        "before = torch.get_rng_state(); load_model(Path(sys.argv[1])); "
+        "print(torch.equal(before, torch.get_rng_state()), 'torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.safetensors")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["True", "False"]
 
 
 def test_equal_models_give_equal_bytes(tmp_path: Path, model: ImageModel) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.errors import DomainError
+from app.file_systems import StorageError
 from app.services import artifacts, claims, references
 from app.services.artifacts import Deposit
 from app.services.claims import Claim
@@ -43,6 +44,11 @@ def reason(error: DomainError | OSError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else error.detail
 
 
+def without_storage(worker: Worker, error: StorageError) -> Ending:
+    """What becomes of a job that waited for the storage in vain: it died, unless its worker had to stop meanwhile."""
+    return Ending("stopped") if worker.stopping.is_set() else Ending("died", cause=error.detail)
+
+
 class Attempt:
     """Runs the child of one claim in ``folder`` until it ends."""
 
@@ -65,6 +71,8 @@ class Attempt:
             )
         except OperationalError:
             return Ending("lost")  # no database for longer than the lease, or than a stop may take
+        except StorageError as error:
+            return Ending("lost") if self._lease.lost else without_storage(self._worker, error)
         except (DomainError, OSError) as error:
             log.warning("job %s: its inputs could not be fetched", self._claim.job_id, exc_info=True)
             return Ending("died", cause=f"its inputs could not be fetched: {reason(error)}")

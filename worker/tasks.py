@@ -11,7 +11,7 @@ from app.queue import TASK
 from app.services import claims
 from app.services.claims import Claim
 from worker import outcome
-from worker.attempt import Attempt, Ending, reason
+from worker.attempt import Attempt, Ending, reason, without_storage
 from worker.context import Worker
 from worker.folders import work_folder
 from worker.lease import LeaseKeeper
@@ -92,6 +92,9 @@ def _run_in_folder(worker: Worker, claim: Claim, lease: LeaseKeeper) -> Ending:
                 lease.flush()
                 outcome.succeed(worker, claim, folder=folder)
             return ending
-    except (OSError, StorageError) as error:
+    except StorageError as error:
+        log.warning("job %s: the storage is away", claim.job_id, exc_info=True)
+        return without_storage(worker, error)
+    except OSError as error:
         log.warning("job %s: this machine failed", claim.job_id, exc_info=True)
         return Ending("died", cause=f"its worker's machine failed: {reason(error)}")

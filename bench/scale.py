@@ -1,12 +1,14 @@
 """A million runs and fifty million metric points: how long lists, filters, metrics and submissions take.
 
     python -m bench.scale --folder /tmp/scale [--runs 1000000] [--points 50000000] [--requests 1000] [--drain-jobs 1000]
+        [--only 1x1,8x1,8x2,drain,pick-up]
 
 Starts PostgreSQL (a cluster of its own in the folder; fsync and all durability as by default) and Redis, runs one
-real job of each kind, and makes a year of runs out of their rows. Then asks a real API process over HTTP, with one
-client and with eight at once; a row's ``cpu_ms`` is what the API and PostgreSQL compute for one request. Then drains a
-queue with four workers, and times how soon `clead serve` begins a job. Data that the folder has already are used again.
-At full size this takes 25 GB of disk and hours on two cores. Writes ``bench/results/scale.json``.
+real job of each kind, and makes a year of runs out of their rows. Then asks the API over HTTP: one client at one API
+process, eight at once, and eight at two processes; a row's ``cpu_ms`` is what the API and PostgreSQL compute for one
+request. Then drains a queue with four workers, and times how soon `clead serve` begins a job. Data that the folder has
+already are used again. At full size this takes 25 GB of disk and an hour on two cores. Writes
+``bench/results/scale.json``, where what ``--only`` leaves out stays as it was.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from bench.scale_service import LOADING, POSTGRES, Servers, real_samples, server
 from bench.scale_workers import drain, pick_up
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
-CLIENTS = (1, 8)
+LOADS = {"1x1": (1, 1), "8x1": (8, 1), "8x2": (8, 2)}
+"""Name → clients at once, and API processes."""
+PARTS = (*LOADS, "drain", "pick-up")
 SHARDS = 1000
 WHOLE_REQUESTS = 10
 
@@ -36,20 +40,24 @@ WHOLE_REQUESTS = 10
 def main() -> None:
     options = _options()
     options.folder.mkdir(parents=True, exist_ok=True)
+    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with servers(options.folder) as running:
-        asked = {name: value for name, value in vars(options).items() if name != "folder"}
-        report = {"options": asked, **_filled(running, options)}
+        report |= {"options": {name: value for name, value in vars(options).items() if name != "folder"}}
+        report |= _filled(running, options)
         report["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         report["postgres_settings"] = {**POSTGRES, **LOADING}
         report["load_average_before"] = os.getloadavg()
-        report["routes"] = _ask(running, requests=options.requests)
-        report["drain"] = drain(running, jobs=options.drain_jobs)
-    report["pick_up"] = pick_up(options.folder, times=options.pick_ups)
+        for load in LOADS.keys() & options.only:
+            report.setdefault("routes", {})[load] = _ask(running, *LOADS[load], requests=options.requests)
+        if "drain" in options.only:
+            report["drain"] = drain(running, jobs=options.drain_jobs)
+    if "pick-up" in options.only:
+        report["pick_up"] = pick_up(options.folder, times=options.pick_ups)
     report["load_average_after"] = os.getloadavg()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     print(table(report["routes"]))
-    print(json.dumps({name: report[name] for name in ("drain", "pick_up")}, indent=2))
+    print(json.dumps({name: report.get(name) for name in ("drain", "pick_up")}, indent=2))
 
 
 def _options() -> argparse.Namespace:
@@ -60,7 +68,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=1000, help="of each route and number of clients")
     parser.add_argument("--drain-jobs", type=int, default=1000)
     parser.add_argument("--pick-ups", type=int, default=30)
-    return parser.parse_args()
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
+    options = parser.parse_args()
+    if unknown := set(options.only) - set(PARTS):
+        parser.error(f"--only takes {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    return options
 
 
 def _filled(running: Servers, options: argparse.Namespace) -> dict[str, Any]:
@@ -79,37 +91,35 @@ def _filled(running: Servers, options: argparse.Namespace) -> dict[str, Any]:
         return dict(zip(names, connection.execute(query).fetchone() or (), strict=True))
 
 
-def _ask(running: Servers, *, requests: int) -> list[dict[str, Any]]:
-    with running.connect() as connection, running.api() as api:
+def _ask(running: Servers, clients: int, processes: int, *, requests: int) -> list[dict[str, Any]]:
+    with running.connect() as connection, running.api(processes=processes) as api:
         (newest,) = connection.execute("SELECT max(id) FROM jobs").fetchone() or ("",)
-        made, rows = Requests(connection), []
-        for clients in CLIENTS:
-            rows += measure(api, made.lists() + made.jobs(), requests=requests, clients=clients)
-            rows += measure(api, made.whole(), requests=min(requests, WHOLE_REQUESTS), clients=clients)
-        for clients in CLIENTS:
-            rows += measure(api, made.submitting(), requests=requests, clients=clients)
+        made = Requests(connection)
+        rows = measure(api, made.lists() + made.jobs(), requests=requests, clients=clients)
+        rows += measure(api, made.whole(), requests=min(requests, WHOLE_REQUESTS), clients=clients)
+        rows += measure(api, made.submitting(), requests=requests, clients=clients)
         connection.execute("DELETE FROM jobs WHERE id > %s", (newest,))
         connection.execute("TRUNCATE idempotency_keys")
     redis.Redis.from_url(running.settings.broker_url).flushall()  # the messages of the jobs that were deleted
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as docs/benchmarks.md shows them: a line a route, one client and eight, a missed p99 in bold."""
+def table(loads: dict[str, list[dict[str, Any]]]) -> str:
+    """The rows as docs/benchmarks.md shows them: a line a route, each load's figures, a missed p99 in bold."""
+    known = [name for name in LOADS if name in loads]
+    titles = [f"{LOADS[name][0]} at {LOADS[name][1]}: p50 | p99 | max" for name in known]
     lines = [
-        "| milliseconds | p99 required | 1 client: p50 | p95 | p99 | max | 8 clients: p50 | p95 | p99 | max | CPU |",
-        f"|---|{'---:|' * 10}",
+        f"| milliseconds, clients at processes | p99 required | {' | '.join(titles)} | CPU |",
+        f"|---|{'---:|' * (2 + 3 * len(known))}",
     ]
-    for route in dict.fromkeys(row["route"] for row in rows):
-        found = [row for row in rows if row["route"] == route]
-        limit = found[0]["required_p99_ms"]
-        cells = [route, "" if limit is None else f"{limit:.0f}"]
-        for row in found:
+    for rows in zip(*(loads[name] for name in known), strict=True):
+        limit = rows[0]["required_p99_ms"]
+        cells = [rows[0]["route"], "" if limit is None else f"{limit:.0f}"]
+        for row in rows:
             missed = limit is not None and row["p99_ms"] >= limit
-            cells += [f"{row['p50_ms']:.1f}", f"{row['p95_ms']:.1f}"]
-            cells += [f"**{row['p99_ms']:.1f}**" if missed else f"{row['p99_ms']:.1f}", f"{row['max_ms']:.1f}"]
-        cells.append(f"{found[0]['cpu_ms']:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+            p99 = f"**{row['p99_ms']:.0f}**" if missed else f"{row['p99_ms']:.0f}"
+            cells += [f"{row['p50_ms']:.0f}", p99, f"{row['max_ms']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} | {rows[0]['cpu_ms']:.1f} |")
     return "\n".join(lines)
 
 

@@ -54,12 +54,13 @@ class Api:
 
     def cpu_seconds(self) -> float:
         """Of the API and of PostgreSQL since they started."""
-        backends = [int(pid) for path in _tasks(self.postgres) for pid in path.read_text().split()]
-        return cpu_seconds(self.process) + cpu_seconds(self.postgres, ended=True) + sum(map(cpu_seconds, backends))
+        own = cpu_seconds(self.process) + cpu_seconds(self.postgres, ended=True)
+        return own + sum(map(cpu_seconds, (*_children(self.process), *_children(self.postgres))))
 
 
-def _tasks(pid: int) -> list[Path]:
-    return list(Path(f"/proc/{pid}/task").glob("*/children"))
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
 
 
 def cpu_seconds(pid: int, *, ended: bool = False) -> float:

@@ -73,10 +73,11 @@ class Servers:
             started.wait()
 
     @contextmanager
-    def api(self) -> Iterator[Api]:
-        """One API process, and a new token for each account and for the operator."""
+    def api(self, *, processes: int = 1) -> Iterator[Api]:
+        """So many API processes behind one port, and a new token for each account and for the operator."""
         port = free_port()
         command = ("-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(port), "--no-access-log")
+        command += () if processes == 1 else ("--workers", str(processes))
         with self.process(*command) as process:
             wait_for(lambda: listens(port) or process.poll() is not None, seconds=300, what="the API")
             assert process.poll() is None, f"the API did not start; see {self.settings.home / 'log'}"

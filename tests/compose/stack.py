@@ -137,11 +137,11 @@ class Stack:
 
         wait_for(reached, seconds=1200, what=f"step {step}")
 
-    def wait(self, job_id: str) -> Any:
-        """The job once it has succeeded."""
+    def wait(self, job_id: str, *, status: str = "succeeded") -> Any:
+        """The job once it has ended, in this way."""
         wait_for(lambda: self.get(f"/jobs/{job_id}")["status"] in FINAL, seconds=1200, what=f"the end of {job_id}")
         job = self.get(f"/jobs/{job_id}")
-        assert job["status"] == "succeeded", f"{job}\n{self.tail()}"
+        assert job["status"] == status, f"{job}\n{self.tail()}"
         return job
 
 

@@ -132,6 +132,20 @@ def test_a_graceful_stop_hands_the_job_over(running: Stack, unbroken: str) -> No
     assert job["attempt"] == 2 and weights(running, job) == unbroken
 
 
+def test_the_kernel_kills_a_job_that_outgrows_its_container_and_not_the_worker(running: Stack) -> None:
+    running.up(CLEAD_WORKER_MEMORY="900m")
+    before = running.container("worker")
+    large = {"backbone": {"name": "resnet18", "width": 64}, "batch_size": 640, "register_as": "too-large"}
+    job = running.wait(running.post("/jobs/pretrain", {**PRETRAIN, **large})["id"], status="failed")
+    assert job["attempt"] == 3 and "SIGKILL" in job["error"]["detail"], job
+    told = running.sh("worker", "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control", check=False)
+    assert re.search(r"^oom_kill [1-9]", told, re.M), told
+    running.wait(running.post("/jobs/pretrain", {**PRETRAIN, "epochs": 1, "register_as": "small-enough"})["id"])
+    after = running.container("worker")
+    assert [after[part] for part in ("Id", "RestartCount")] == [before[part] for part in ("Id", "RestartCount")]
+    running.up()
+
+
 @pytest.mark.parametrize("service", RUNNING)
 def test_a_container_has_no_rights_that_it_does_not_need(running: Stack, service: str) -> None:
     assert running.sh(service, "id -u").strip() not in ("", "0")

@@ -30,7 +30,8 @@ def metric_series(session: Session, job_id: str, *, points: int | None = None) -
     found = _by_name(session.execute(query.where(MetricPoint.series.in_(whole)))) if whole else {}
     thinned = [span for span in spans if span.thinned]
     if thinned:
-        found |= _by_name(session.execute(_nearest(job_id, thinned, points=points)))
+        lateral = session.get_bind().dialect.name == "postgresql"
+        found |= _by_name(session.execute(_nearest(job_id, thinned, points=points, lateral=lateral)))
     return {span.name: found[span.name] for span in spans}
 
 
@@ -64,10 +65,11 @@ def _spans(session: Session, job_id: str, *, points: int) -> list[_Span]:
     return [_Span(*row) for row in session.execute(query)]
 
 
-def _nearest(job_id: str, spans: Sequence[_Span], *, points: int) -> Select[Any]:
+def _nearest(job_id: str, spans: Sequence[_Span], *, points: int, lateral: bool) -> Select[Any]:
     """The point at or after each of ``points`` even places of each series, by name and step; some come again.
 
-    Each is found through the index: a join could be planned as a scan of all points.
+    Each is found through the index, once with a ``lateral`` join, which SQLite has not, else once for its step and once
+    for its value. A plain join could be planned as a scan of all points.
     """
     columns = (column("name", String), column("first", BigInteger), column("last", BigInteger))
     span = values(*columns, name="spans").data([span[:3] for span in spans]).cte("spans")
@@ -76,14 +78,20 @@ def _nearest(job_id: str, spans: Sequence[_Span], *, points: int) -> Select[Any]
     gaps = points - 1
     # Rounded up to whole steps.
     place = span.c.first + (number.c.number * (span.c.last - span.c.first) + gaps - 1) // gaps if gaps else span.c.last
-    after = (MetricPoint.job_id == job_id, MetricPoint.series == span.c.name, MetricPoint.step >= place)
+    places = span.join(number, true())
 
-    def at_place(what: Any) -> Any:
-        found = select(what).where(*after).order_by(MetricPoint.step).limit(1)
-        return found.correlate(span, number).scalar_subquery()
+    def at_place(*what: Any) -> Select[Any]:
+        of_series = (MetricPoint.job_id == job_id, MetricPoint.series == span.c.name)
+        found = select(*what).where(*of_series, MetricPoint.step >= place).order_by(MetricPoint.step).limit(1)
+        return found.correlate(span, number)
 
-    query = select(span.c.name, at_place(MetricPoint.step), at_place(MetricPoint.value))
-    return query.join_from(span, number, true()).order_by(span.c.name, number.c.number)
+    if lateral:
+        point = at_place(MetricPoint.step, MetricPoint.value).lateral()
+        query = select(span.c.name, point.c.step, point.c.value).select_from(places.join(point, true()))
+    else:
+        step, value = (at_place(what).scalar_subquery() for what in (MetricPoint.step, MetricPoint.value))
+        query = select(span.c.name, step, value).select_from(places)
+    return query.order_by(span.c.name, number.c.number)
 
 
 class Arrived(NamedTuple):

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.checkpoints import CheckpointError, load_state, save_state
 from models.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
@@ -38,12 +40,34 @@ class Checkpointing:
     steps: int | None = None
 
 
+class Average(nn.Module):
+    """Moving average of a model's weights, and its normalization statistics as they are (Tarvainen & Valpola 2017)."""
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        super().__init__()
+        self._model = [model]  # in a list: it is no part of this module
+        follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._average = AveragedModel(model, multi_avg_fn=follow)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._average.module
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """After every update."""
+        (model,) = self._model
+        self._average.update_parameters(model)
+        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            ours.copy_(theirs)
+
+
 @dataclass(frozen=True)
 class Task:
     """What is optimized. ``loss(moment)`` answers the scalar to minimize and further scalars worth a plot.
 
     ``modules`` is trained and saved; ``fingerprint`` identifies the spec and the data, so that a checkpoint of another
-    run is refused; ``stage`` is what progress reports call it.
+    run is refused; ``stage`` is what progress reports call it; ``average``, if there is one, follows its model.
     """
 
     modules: nn.Module
@@ -56,6 +80,7 @@ class Task:
     fingerprint: str
     stage: str
     attack_time: Stopwatch = field(default_factory=Stopwatch)
+    average: Average | None = None
 
     @property
     def total(self) -> int:
@@ -139,6 +164,8 @@ def _update(task: Task, optimizer: Optimizer, step: int, *, reporter: Reporter, 
             raise DivergedError(f"the gradient's norm is {norm} at step {number}; a lower learning rate may help")
         _report(task, number, {"loss": value, "lr": lr, "gradient_norm": norm}, extra, reporter=reporter, clock=clock)
     optimizer.step()
+    if task.average is not None:
+        task.average.follow()
     return value if number > task.total - task.steps_per_epoch else 0.0
 
 
@@ -173,6 +200,8 @@ def _save(
         "modules": task.modules.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    if task.average is not None:
+        state["average"] = task.average.state_dict()
     try:
         save_state(path, state)
     except OSError as error:
@@ -187,4 +216,6 @@ def _restore(path: Path, task: Task, optimizer: Optimizer) -> Progress:
         raise CheckpointError(f"{path.name} was written by a run of another spec, data set or program version")
     task.modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
+    if task.average is not None:
+        task.average.load_state_dict(state["average"])
     return Progress(**state["progress"])

@@ -24,11 +24,15 @@ def features_of(model: ImageModel, images: ImageSet, *, device: torch.device) ->
 
 
 @torch.no_grad()
+def predictions_of(model: ImageModel, images: ImageSet, *, device: torch.device) -> Tensor:
+    """Classes (N,) that a classifier gives the images, on the CPU."""
+    with frozen(model):
+        return torch.cat([model(chunk).argmax(dim=1).cpu() for chunk in _chunks(images, device)])
+
+
 def accuracy_of(model: ImageModel, images: ImageSet, *, device: torch.device) -> float:
     """The share of images that a classifier names right."""
-    with frozen(model):
-        answers = torch.cat([model(chunk).argmax(dim=1).cpu() for chunk in _chunks(images, device)])
-    return float((answers == images.labels).double().mean())
+    return float((predictions_of(model, images, device=device) == images.labels).double().mean())
 
 
 def knn_accuracy(

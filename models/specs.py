@@ -235,6 +235,32 @@ Precision = Literal["auto", "float32", "bfloat16"]
 """``auto``: bfloat16 autocast where the hardware computes it, else float32. Losses are in float32 either way."""
 
 
+class ValidationSpec(Spec):
+    """Held-out training images on which a training is watched; the test split is never looked at.
+
+    A classifier is attacked as it is; of an encoder the classes' mean features make a classifier for the purpose.
+    """
+
+    images: int = Field(
+        500, ge=10, le=100_000, description="labelled training images to hold out, stratified; at most a fifth of them"
+    )
+    every_epochs: float = Field(1.0, gt=0, le=100_000, description="epochs between two looks")
+    eps: Pixels = Field(8 / 255, gt=0, le=1, description="radius of the Linf ball, in pixels of [0, 1]")
+    steps: int = Field(10, ge=1, le=1_000, description="steps of PGD")
+    step_size: Pixels = Field(2 / 255, gt=0, le=1, description="length of a step, in pixels of [0, 1]")
+    keep: Literal["last", "best"] = Field(
+        "last", description="best: publish the weights of the best look, by accuracy under PGD"
+    )
+    patience: int | None = Field(
+        None, ge=1, le=100_000, description="stop after so many looks without a better one; null: never"
+    )
+
+
+def held_out_size(known: int, spec: ValidationSpec | None) -> int:
+    """How many of so many labelled images are held out: at most a fifth."""
+    return 0 if spec is None else min(spec.images, known // 5)
+
+
 class TrainingParams(Spec):
     """Fields that every method of pretraining and training shares; a method's own parameters extend this class."""
 
@@ -250,6 +276,7 @@ class TrainingParams(Spec):
     precision: Precision = Field(
         "auto", description="auto: bfloat16 autocast where the hardware has it; losses are float32"
     )
+    validation: ValidationSpec | None = Field(None, description="watch held-out training images; null: do not")
     ema: float | None = Field(
         None,
         gt=0,

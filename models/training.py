@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from models.attacks.noise import derive_seed
-from models.data.images import Dataset, ImageSet, labelled, subset
+from models.data.images import DataError, Dataset, ImageSet, labelled, stratified, subset
 from models.data.loader import Augmentation, Loader
-from models.loop import Average, Checkpointing, Task, optimize
+from models.loop import Average, Checkpointing, Task, Watch, optimize
 from models.measurement import accuracy_of, knn_accuracy
 from models.methods.spec import METHODS, Learner, Method
 from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
 from models.precision import Resolved, autocast, deterministic, pick_device, resolve_precision
 from models.progress import Moment, Reporter
 from models.randomness import generator_for
-from models.specs import LabelledData, ModelCard, Spec, TrainingParams
+from models.specs import LabelledData, ModelCard, Spec, TrainingParams, held_out_size
+from models.validation import PGD, Validation
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,13 @@ def train(
     method = METHODS[params.method]
     base = base.to(device) if base is not None else None
     drawn = subset(dataset.train, params.dataset.subset, seed=params.dataset.seed)
-    images = _trained_on(drawn, method, params, base=base, device=device)
+    images, held = _trained_on(drawn, method, params, base=base, device=device)
     augment = Augmentation(params.augmentation)
     model = _starting_model(method, params, dataset, classes=images.classes, init=init)
     learner = method.build(params, model, base=base, augment=augment)
     learner.modules.to(device).to(memory_format=torch.channels_last)
     average = None if params.ema is None else Average(learner.published(), decay=params.ema)
+    published = learner.published() if average is None else cast(ImageModel, average.model)
     loader = Loader(images, params.batch_size, seed=params.seed, device=device)
     precision = resolve_precision(params.precision, device)
     task = Task(
@@ -75,11 +77,11 @@ def train(
         stage=method.kind,
         attack_time=learner.attack_time,
         average=average,
+        watch=_watch(params, published, held, images, steps_per_epoch=loader.steps_per_epoch, device=device),
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
     with deterministic(device):
         result = optimize(task, reporter, checkpointing=checkpointing)
-    published = learner.published() if average is None else cast(ImageModel, average.model)
     result |= {
         "precision": precision,
         "images": len(images),
@@ -115,15 +117,61 @@ class Steps:
 
 def _trained_on(
     images: ImageSet, method: Method, params: TrainingParams, *, base: ImageModel | None, device: torch.device
-) -> ImageSet:
-    """Of the images without a label, those remain that the method gives one to."""
+) -> tuple[ImageSet, ImageSet]:
+    """What is trained on, and the labelled images that are held out: none without a validation.
+
+    Of the images without a label, those are trained on that the method gives one to.
+    """
     data = params.dataset
-    if not isinstance(data, LabelledData):
-        return images
-    known = labelled(images, data.labels_fraction, seed=data.seed)
+    fraction = data.labels_fraction if isinstance(data, LabelledData) else 1.0
+    known = labelled(images, fraction, seed=data.seed)
+    held = _held_out(images.take(known), params)
+    rest = torch.ones(len(images), dtype=torch.bool)
+    rest[known[held]] = False
+    has_label = torch.zeros(len(images), dtype=torch.bool)
+    has_label[known] = True
     if method.relabel is None:
-        return images.take(known)
-    return method.relabel(params, images, known=known, base=base, device=device)
+        return images.take((rest & has_label).nonzero().flatten()), images.take(known[held])
+    kept = rest.nonzero().flatten()
+    trained = method.relabel(
+        params, images.take(kept), known=has_label[kept].nonzero().flatten(), base=base, device=device
+    )
+    return trained, images.take(known[held])
+
+
+def _held_out(known: ImageSet, params: TrainingParams) -> Tensor:
+    """Positions among the labelled images."""
+    if params.validation is None:
+        return torch.arange(0)
+    count = held_out_size(len(known), params.validation)
+    if count < len(known.classes):
+        raise DataError(
+            f"a fifth of the {len(known)} labelled images is held out for validation, which is not one a class; "
+            "leave validation null"
+        )
+    return stratified(known, count, seed=derive_seed(params.seed, "validation"))
+
+
+def _watch(
+    params: TrainingParams,
+    model: ImageModel,
+    held: ImageSet,
+    images: ImageSet,
+    *,
+    steps_per_epoch: int,
+    device: torch.device,
+) -> Watch | None:
+    spec = params.validation
+    if spec is None:
+        return None
+    return Watch(
+        model=model,
+        look=Validation(model, held, images, spec=spec, seed=params.seed, device=device),
+        score=PGD,
+        every=max(1, round(spec.every_epochs * steps_per_epoch)),
+        keep_best=spec.keep == "best",
+        patience=spec.patience,
+    )
 
 
 def _starting_model(

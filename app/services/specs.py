@@ -37,6 +37,7 @@ from models.specs import (
     Spec,
     TrainingData,
     TrainingParams,
+    held_out_size,
     model_references,
 )
 
@@ -184,9 +185,11 @@ def _dataset(session: Session, params: BaseModel, *, asking: Principal, errors: 
 def _misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVersion]) -> Iterator[FieldError]:
     """What does not fit together, for each kind of params."""
     if isinstance(params, TrainingParams | ProbeParams):
-        size = training_size(params.dataset, data)
-        if isinstance(params, TrainingParams) and METHODS[params.method].relabel is not None:
-            size = training_size(params.dataset.model_copy(update={"labels_fraction": 1.0}), data)
+        size = known = training_size(params.dataset, data)
+        if isinstance(params, TrainingParams):
+            if METHODS[params.method].relabel is not None:
+                size = training_size(params.dataset.model_copy(update={"labels_fraction": 1.0}), data)
+            size -= held_out_size(known, params.validation)
         if params.batch_size > size:
             yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
     if isinstance(params, CorruptionParams) and min(data.image_shape[1:]) < SMALLEST_SIDE:

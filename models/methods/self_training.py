@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from sklearn.cluster import KMeans
 
 from models.data.images import ImageSet
@@ -50,6 +50,13 @@ class SelfTrainingParams(SupervisedParams):
     weight_perturbation: WeightPerturbationSpec | None = Field(
         None, description="adversarial weight perturbation; null: none"
     )
+
+    @field_validator("pseudo_labels")
+    @classmethod
+    def _clusters_without_validation(cls, pseudo_labels: str, info: ValidationInfo) -> str:
+        if pseudo_labels == "clusters" and info.data.get("validation") is not None:
+            raise ValueError("clusters are no classes to validate by; leave validation null")
+        return pseudo_labels
 
 
 def relabel(

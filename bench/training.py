@@ -2,11 +2,11 @@
 
     python -m bench.training [cifar10.zip] [--width 32] [--batch 64] [--steps 6] [--rounds 3]
 
-The plain loop: a DataLoader, augmentation by torchvision image by image, float32, an own forward pass for every view and
-in every attack step. Ours: `models.training` as a job runs it. Equal networks, batches, attacks and optimizers; the two
-alternate, images a second are the median over the rounds after a step of warm-up. Then a profile of what remains of
-ours. Writes ``bench/results/training.json``; the last line is ``ratios: clead=… pgd-at=…``, times faster than the plain
-loop.
+The plain loop: a DataLoader, augmentation by torchvision image by image, float32, a forward pass of its own for every
+view and in every attack step. Ours: `models.training` as a job runs it. Equal networks, batches, attacks and optimizers;
+the two alternate, images a second are the median over the rounds after a step of warm-up. Then a profile of what remains
+of ours. Writes ``bench/results/training.json``; the last line is ``ratios: clead=… pgd-at=…``, times faster than the
+plain loop.
 """
 
 from __future__ import annotations

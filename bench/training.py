@@ -3,8 +3,8 @@
     python -m bench.training [cifar10.zip] [--width 32] [--batch 64] [--steps 6] [--rounds 3]
 
 The plain loop: a DataLoader, augmentation by torchvision image by image, float32, a forward pass of its own for every
-view and in every attack step. Ours: `models.training` as a job runs it. Equal networks, batches, attacks and optimizers;
-the two alternate, images a second are the median over the rounds after a step of warm-up. Then a profile of what remains
+view and in every attack step. Ours: `models.training` as a job runs it. Equal networks, batches and attacks;
+the two alternate; images a second are the median over the rounds after a step of warm-up. Then a profile of the rest
 of ours. Writes ``bench/results/training.json``; the last line is ``ratios: clead=… pgd-at=…``, times faster than the
 plain loop.
 """

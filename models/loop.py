@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.checkpoints import CheckpointError, load_state, save_state
 from models.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
@@ -21,7 +23,7 @@ from models.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class DivergedError(ArithmeticError):
@@ -38,12 +40,51 @@ class Checkpointing:
     steps: int | None = None
 
 
+class Average(nn.Module):
+    """Moving average of a model's weights, and its normalization statistics as they are (Tarvainen & Valpola 2017)."""
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        super().__init__()
+        self._model = [model]  # in a list: it is no part of this module
+        follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._average = AveragedModel(model, multi_avg_fn=follow)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._average.module
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """After every update."""
+        (model,) = self._model
+        self._average.update_parameters(model)
+        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            ours.copy_(theirs)
+
+
+@dataclass
+class Watch:
+    """``look()`` answers accuracies on held-out images, every ``every`` steps and at the end; ``score`` names the one
+    to be raised. With ``keep_best`` the best look's weights of ``model`` are in it at the end; after ``patience`` looks
+    without a better one the training ends.
+    """
+
+    model: nn.Module
+    look: Callable[[], dict[str, float]]
+    score: str
+    every: int
+    keep_best: bool
+    patience: int | None
+    weights: dict[str, Tensor] | None = None
+    """Of the best look."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is optimized. ``loss(moment)`` answers the scalar to minimize and further scalars worth a plot.
 
     ``modules`` is trained and saved; ``fingerprint`` identifies the spec and the data, so that a checkpoint of another
-    run is refused; ``stage`` is what progress reports call it.
+    run is refused; ``stage`` is what progress reports call it; ``average``, if there is one, follows its model.
     """
 
     modules: nn.Module
@@ -56,6 +97,8 @@ class Task:
     fingerprint: str
     stage: str
     attack_time: Stopwatch = field(default_factory=Stopwatch)
+    average: Average | None = None
+    watch: Watch | None = None
 
     @property
     def total(self) -> int:
@@ -64,12 +107,18 @@ class Task:
 
 @dataclass
 class Progress:
-    """How far a run is, over all its attempts. ``loss_sum`` adds up the last epoch's losses."""
+    """How far a run is, over all its attempts. ``losses``: sum and number of the losses of the epoch that it is in.
+
+    ``best``: the highest score of a look at held-out images so far, at step ``best_step``; ``looks`` since then.
+    """
 
     step: int = 0
     seconds: float = 0.0
     attack_seconds: float = 0.0
-    loss_sum: float = 0.0
+    losses: tuple[float, int] = (0.0, 0)
+    best: float = -math.inf
+    best_step: int = 0
+    looks: int = 0
 
 
 def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) -> dict[str, Any]:
@@ -90,14 +139,34 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
         if reporter.should_stop():
             _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
             raise Stopped
-        done.loss_sum += _update(task, optimizer, done.step, reporter=reporter, clock=clock)
+        total, count = done.losses if done.step % task.steps_per_epoch else (0.0, 0)
+        done.losses = total + _update(task, optimizer, done.step, reporter=reporter, clock=clock), count + 1
         done.step += 1
+        if task.watch is not None and _has_seen_enough(task, task.watch, done, reporter=reporter):
+            break
         reporter.progress(done.step, task.total, unit="step", stage=task.stage)
         due = checkpointing.steps is not None and done.step % checkpointing.steps == 0
         if (due or time.monotonic() - saved_at >= checkpointing.seconds) and done.step < task.total:
             _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
             saved_at = time.monotonic()
+    if task.watch is not None and task.watch.weights is not None:
+        task.watch.model.load_state_dict(task.watch.weights)
     return _figures(task, clock.read())
+
+
+def _has_seen_enough(task: Task, watch: Watch, done: Progress, *, reporter: Reporter) -> bool:
+    """Look at the held-out images if it is time to; whether the training should end here."""
+    if done.step % watch.every and done.step < task.total:
+        return False
+    values = watch.look()
+    reporter.metrics(done.step, values)
+    if values[watch.score] > done.best:
+        done.best, done.best_step, done.looks = values[watch.score], done.step, 0
+        if watch.keep_best:
+            watch.weights = {name: value.detach().clone() for name, value in watch.model.state_dict().items()}
+    else:
+        done.looks += 1
+    return watch.patience is not None and done.looks >= watch.patience
 
 
 class _Clock:
@@ -117,7 +186,7 @@ class _Clock:
 
 
 def _update(task: Task, optimizer: Optimizer, step: int, *, reporter: Reporter, clock: _Clock) -> float:
-    """One optimizer update; answers the loss if it belongs to the last epoch, else 0."""
+    """One optimizer update; answers the loss."""
     lr = learning_rate(
         step,
         task.total,
@@ -139,7 +208,9 @@ def _update(task: Task, optimizer: Optimizer, step: int, *, reporter: Reporter, 
             raise DivergedError(f"the gradient's norm is {norm} at step {number}; a lower learning rate may help")
         _report(task, number, {"loss": value, "lr": lr, "gradient_norm": norm}, extra, reporter=reporter, clock=clock)
     optimizer.step()
-    return value if number > task.total - task.steps_per_epoch else 0.0
+    if task.average is not None:
+        task.average.follow()
+    return value
 
 
 def _report(
@@ -153,12 +224,14 @@ def _report(
 
 
 def _figures(task: Task, done: Progress) -> dict[str, Any]:
+    watched = {} if task.watch is None else {"best_step": done.best_step, f"best_{task.watch.score}": done.best}
     return {
         "steps": done.step,
         "seconds": done.seconds,
         "images_per_second": done.step * task.batch_size / done.seconds,
         "attack_share": done.attack_seconds / done.seconds,
-        "final_loss": done.loss_sum / task.steps_per_epoch,
+        "final_loss": done.losses[0] / done.losses[1],
+        **watched,
     }
 
 
@@ -173,6 +246,10 @@ def _save(
         "modules": task.modules.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    if task.average is not None:
+        state["average"] = task.average.state_dict()
+    if task.watch is not None:
+        state["best"] = task.watch.weights
     try:
         save_state(path, state)
     except OSError as error:
@@ -187,4 +264,8 @@ def _restore(path: Path, task: Task, optimizer: Optimizer) -> Progress:
         raise CheckpointError(f"{path.name} was written by a run of another spec, data set or program version")
     task.modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
+    if task.average is not None:
+        task.average.load_state_dict(state["average"])
+    if task.watch is not None:
+        task.watch.weights = state["best"]
     return Progress(**state["progress"])

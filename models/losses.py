@@ -6,14 +6,13 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class NTXent(nn.Module):
-    """Normalized temperature-scaled cross-entropy over the 2N views of N images (Chen et al. 2020, Eq. 1).
+    """Normalized temperature-scaled cross-entropy over the M·N views of N images (Chen et al. 2020, Eq. 1, M = 2).
 
-    ℓ(i, j) = −log( exp(sim(z_i, z_j)/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ) ), averaged over both orders of every pair;
-    the negatives of a view are all views of the other images. ``temperature`` τ must be positive and finite.
+    ℓ(i, j) = −log( exp(sim(z_i, z_j)/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ) ), averaged over all ordered pairs of views of
+    one image; all other views are in the sum below. ``temperature`` τ must be positive and finite.
     """
 
     def __init__(self, temperature: float) -> None:
@@ -22,20 +21,23 @@ class NTXent(nn.Module):
             raise ValueError(f"the temperature must be positive and finite, not {temperature}")
         self.temperature = temperature
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss, a scalar, of unit vectors (N, D) and (N, D); row i of both belongs to image i."""
-        if first.shape != second.shape or first.dim() != 2:
-            raise ValueError(f"two views of one shape (N, D) are needed, not {first.shape} and {second.shape}")
-        count = len(first)
-        views = torch.cat((first, second))
-        views = views if views.dtype == torch.float64 else views.float()
+    def forward(self, *views: Tensor) -> Tensor:
+        """The loss, a scalar, of two or more views (N, D) of unit vectors; row i of each belongs to image i."""
+        shapes = {view.shape for view in views}
+        if len(views) < 2 or len(shapes) > 1 or views[0].dim() != 2:
+            raise ValueError(f"two or more views of one shape (N, D) are needed, not {[tuple(v.shape) for v in views]}")
+        versions, count = len(views), len(views[0])
+        every = torch.cat(views)
+        every = every if every.dtype == torch.float64 else every.float()
         # Autocast would turn this product back into half precision.
-        with torch.autocast(views.device.type, enabled=False):
-            similarity = views @ views.T / self.temperature
-        itself = torch.eye(2 * count, dtype=torch.bool, device=views.device)
-        similarity = similarity.masked_fill(itself, float("-inf"))
-        partner = torch.arange(2 * count, device=views.device).roll(count)
-        return functional.cross_entropy(similarity, partner)
+        with torch.autocast(every.device.type, enabled=False):
+            similarity = every @ every.T / self.temperature
+        itself = torch.eye(versions * count, dtype=torch.bool, device=every.device)
+        log_p = similarity.masked_fill(itself, float("-inf")).log_softmax(dim=1)
+        # [m, n, m', n'] → [m, m', n]: two views of one image; of these, those of two versions.
+        same_image = log_p.view(versions, count, versions, count).diagonal(dim1=1, dim2=3)
+        others = ~torch.eye(versions, dtype=torch.bool, device=every.device)
+        return -same_image[others].mean()
 
 
 class CLeadLoss(nn.Module):

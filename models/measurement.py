@@ -24,11 +24,15 @@ def features_of(model: ImageModel, images: ImageSet, *, device: torch.device) ->
 
 
 @torch.no_grad()
+def predictions_of(model: ImageModel, images: ImageSet, *, device: torch.device) -> Tensor:
+    """Classes (N,) that a classifier gives the images, on the CPU."""
+    with frozen(model):
+        return torch.cat([model(chunk).argmax(dim=1).cpu() for chunk in _chunks(images, device)])
+
+
 def accuracy_of(model: ImageModel, images: ImageSet, *, device: torch.device) -> float:
     """The share of images that a classifier names right."""
-    with frozen(model):
-        answers = torch.cat([model(chunk).argmax(dim=1).cpu() for chunk in _chunks(images, device)])
-    return float((answers == images.labels).double().mean())
+    return float((predictions_of(model, images, device=device) == images.labels).double().mean())
 
 
 def knn_accuracy(
@@ -44,10 +48,17 @@ def knn_accuracy(
         return None
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     asked, bank = images.take(order[:count]), images.take(order[count : count + 10 * queries])
-    keys = functional.normalize(features_of(model, bank, device=device), dim=1)
-    questions = functional.normalize(features_of(model, asked, device=device), dim=1)
+    keys, questions = (features_of(model, part, device=device) for part in (bank, asked))
+    return knn_accuracy_between(questions, asked, keys, bank, neighbours=neighbours)
+
+
+def knn_accuracy_between(
+    questions: Tensor, asked: ImageSet, keys: Tensor, bank: ImageSet, *, neighbours: int = 20
+) -> float:
+    """As :func:`knn_accuracy`, of features (N, D) of ``asked`` and (M, D) of ``bank``."""
+    questions, keys = functional.normalize(questions, dim=1), functional.normalize(keys, dim=1)
     nearest = (questions @ keys.T).topk(min(neighbours, len(bank)), dim=1)
-    votes = functional.one_hot(bank.labels.to(device)[nearest.indices], len(images.classes))
+    votes = functional.one_hot(bank.labels.to(keys.device)[nearest.indices], len(bank.classes))
     weights = (nearest.values / KNN_TEMPERATURE).softmax(dim=1)
     answers = (votes * weights[:, :, None]).sum(dim=1).argmax(dim=1).cpu()
     return float((answers == asked.labels).double().mean())

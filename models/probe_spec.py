@@ -9,13 +9,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from models.methods.spec import TrainingAttack
 from models.specs import (
     AugmentationSpec,
+    LabelledData,
     ModelRef,
     OptimizerSpec,
     Precision,
     ScheduleSpec,
     Seed,
     Spec,
-    TrainingData,
 )
 
 Mode = Literal["linear", "adversarial-linear", "adversarial-full"]
@@ -46,7 +46,7 @@ class ProbeParams(Spec):
         description="linear: frozen backbone, clean cross-entropy (SLF); adversarial-linear: frozen backbone, "
         "cross-entropy on attacked images (ALF); adversarial-full: all weights by TRADES (AFF)",
     )
-    dataset: TrainingData
+    dataset: LabelledData
     epochs: int = Field(
         None,  # the mode's own, below
         validate_default=True,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attacks.noise import derive_seed
-from models.data.images import Dataset, ImageSet, subset
+from models.data.images import Dataset, ImageSet, labelled, subset
 from models.data.loader import Augmentation, Loader
 from models.loop import Checkpointing, Task, optimize
 from models.measurement import accuracy_of, features_of
@@ -49,6 +49,7 @@ def probe(
     device = pick_device(device) if isinstance(device, str) else device
     model = _with_new_head(encoder, dataset, seed=params.seed).to(device)
     images = subset(dataset.train, params.dataset.subset, seed=params.dataset.seed)
+    images = images.take(labelled(images, params.dataset.labels_fraction, seed=params.dataset.seed))
     loader = Loader(images, params.batch_size, seed=params.seed, device=device)
     augment = Augmentation(params.augmentation)
     learner = _learner(params, model, augment)

@@ -116,6 +116,23 @@ class TrainingData(Spec):
     seed: Seed = 0
 
 
+class LabelledData(TrainingData):
+    """Training images of which only some have a label."""
+
+    labels_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the images whose labels are used, stratified by class; the others are left out, but by "
+        "self-training",
+    )
+
+
+def labelled_size(images: int, fraction: float) -> int:
+    """How many of so many images have a label that may be used: at least one."""
+    return min(images, max(1, round(images * fraction)))
+
+
 class EvaluationData(TrainingData):
     """A split of a data set, or a stratified part of it."""
 
@@ -181,14 +198,67 @@ class ScheduleSpec(Spec):
 
 
 class AugmentationSpec(Spec):
-    """Batched random crop (after zero padding) and horizontal flip."""
+    """Random changes of whole batches, each image its own.
+
+    Supervised trainings crop after zero padding and flip; contrastive ones take SimCLR's (Chen et al. 2020, App. A).
+    """
 
     crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding before the random crop; 0: no crop")
     flip: bool = Field(True, description="mirror half of the images")
+    crop_area: float = Field(
+        1.0, gt=0, le=1, description="smallest share of the area that a crop, resized to the whole, keeps; 1: no crop"
+    )
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="strength s of the colour jitter: brightness, contrast and saturation by up to 0.4 s, hue by "
+        "0.1 s of a turn, for 0.8 s of the images",
+    )
+    gray: float = Field(0.0, ge=0, le=1, description="share of colour images that lose their colour")
+
+    def weaker(self, strength: float) -> AugmentationSpec:
+        """The same at ``strength`` in [0, 1]: 1 is as it is, 0 crops and flips at most (Luo et al. 2023, App. A)."""
+        changes = {
+            "crop_area": 1 - strength * (1 - self.crop_area),
+            "jitter": strength * self.jitter,
+            "gray": strength * self.gray,
+        }
+        return self.model_copy(update=changes)
+
+
+SIMCLR = AugmentationSpec(crop_padding=0, crop_area=0.1, jitter=1.0, gray=0.2)
+"""SimCLR's augmentation as contrastive methods use it on CIFAR."""
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """``auto``: bfloat16 autocast where the hardware computes it, else float32. Losses are in float32 either way."""
+
+
+class ValidationSpec(Spec):
+    """Held-out training images on which a training is watched; the test split is never looked at.
+
+    A classifier is attacked as it is; of an encoder the classes' mean features make a classifier for the purpose.
+    """
+
+    images: int = Field(
+        500, ge=10, le=100_000, description="labelled training images to hold out, stratified; at most a fifth of them"
+    )
+    every_epochs: float = Field(1.0, gt=0, le=100_000, description="epochs between two looks")
+    eps: Pixels = Field(8 / 255, gt=0, le=1, description="radius of the Linf ball, in pixels of [0, 1]")
+    steps: int = Field(10, ge=1, le=1_000, description="steps of PGD")
+    step_size: Pixels = Field(2 / 255, gt=0, le=1, description="length of a step, in pixels of [0, 1]")
+    keep: Literal["last", "best"] = Field(
+        "last", description="best: publish the weights of the best look, by accuracy under PGD"
+    )
+    patience: int | None = Field(
+        None, ge=1, le=100_000, description="stop after so many looks without a better one; null: never"
+    )
+
+
+def held_out_size(known: int, spec: ValidationSpec | None) -> int:
+    """How many of so many labelled images are held out: at most a fifth."""
+    return 0 if spec is None else min(spec.images, known // 5)
 
 
 class TrainingParams(Spec):
@@ -205,6 +275,13 @@ class TrainingParams(Spec):
     augmentation: AugmentationSpec = AugmentationSpec()
     precision: Precision = Field(
         "auto", description="auto: bfloat16 autocast where the hardware has it; losses are float32"
+    )
+    validation: ValidationSpec | None = Field(None, description="watch held-out training images; null: do not")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="publish a moving average of the weights with this decay a step, such as 0.999; null: the last",
     )
     seed: Seed = 0
 

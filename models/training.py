@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from models.attacks.noise import derive_seed
-from models.data.images import Dataset, ImageSet, subset
+from models.data.images import DataError, Dataset, ImageSet, labelled, stratified, subset
 from models.data.loader import Augmentation, Loader
-from models.loop import Checkpointing, Task, optimize
+from models.loop import Average, Checkpointing, Task, Watch, optimize
 from models.measurement import accuracy_of, knn_accuracy
 from models.methods.spec import METHODS, Learner, Method
 from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
 from models.precision import Resolved, autocast, deterministic, pick_device, resolve_precision
 from models.progress import Moment, Reporter
 from models.randomness import generator_for
-from models.specs import ModelCard, Spec, TrainingParams
+from models.specs import LabelledData, ModelCard, Spec, TrainingParams, held_out_size
+from models.validation import PGD, Validation
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,15 @@ def train(
     """
     device = pick_device(device) if isinstance(device, str) else device
     method = METHODS[params.method]
-    images = subset(dataset.train, params.dataset.subset, seed=params.dataset.seed)
+    base = base.to(device) if base is not None else None
+    drawn = subset(dataset.train, params.dataset.subset, seed=params.dataset.seed)
+    images, held = _trained_on(drawn, method, params, base=base, device=device)
     augment = Augmentation(params.augmentation)
-    model = _starting_model(method, params, dataset, init=init)
-    learner = method.build(params, model, base=base.to(device) if base is not None else None, augment=augment)
+    model = _starting_model(method, params, dataset, classes=images.classes, init=init)
+    learner = method.build(params, model, base=base, augment=augment)
     learner.modules.to(device).to(memory_format=torch.channels_last)
+    average = None if params.ema is None else Average(learner.published(), decay=params.ema)
+    published = learner.published() if average is None else cast(ImageModel, average.model)
     loader = Loader(images, params.batch_size, seed=params.seed, device=device)
     precision = resolve_precision(params.precision, device)
     task = Task(
@@ -71,17 +76,18 @@ def train(
         fingerprint=fingerprint(params, dataset, precision),
         stage=method.kind,
         attack_time=learner.attack_time,
+        average=average,
+        watch=_watch(params, published, held, images, steps_per_epoch=loader.steps_per_epoch, device=device),
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
     with deterministic(device):
         result = optimize(task, reporter, checkpointing=checkpointing)
-    published = learner.published()
     result |= {
         "precision": precision,
         "images": len(images),
         "warnings": _warnings(method, params, task) + learner.remarks(),
     }
-    result |= _measured(published, dataset, images, device=device, seed=params.seed)
+    result |= _measured(published, dataset, drawn, device=device, seed=params.seed)
     return TrainingOutcome(published.cpu().eval(), result)
 
 
@@ -109,7 +115,68 @@ class Steps:
             return self._learner.loss(images, labels, moment=moment, generator=generator)
 
 
-def _starting_model(method: Method, params: TrainingParams, dataset: Dataset, *, init: ImageModel | None) -> ImageModel:
+def _trained_on(
+    images: ImageSet, method: Method, params: TrainingParams, *, base: ImageModel | None, device: torch.device
+) -> tuple[ImageSet, ImageSet]:
+    """What is trained on, and the labelled images that are held out: none without a validation.
+
+    Of the images without a label, those are trained on that the method gives one to.
+    """
+    data = params.dataset
+    fraction = data.labels_fraction if isinstance(data, LabelledData) else 1.0
+    known = labelled(images, fraction, seed=data.seed)
+    held = _held_out(images.take(known), params)
+    rest = torch.ones(len(images), dtype=torch.bool)
+    rest[known[held]] = False
+    has_label = torch.zeros(len(images), dtype=torch.bool)
+    has_label[known] = True
+    if method.relabel is None:
+        return images.take((rest & has_label).nonzero().flatten()), images.take(known[held])
+    kept = rest.nonzero().flatten()
+    trained = method.relabel(
+        params, images.take(kept), known=has_label[kept].nonzero().flatten(), base=base, device=device
+    )
+    return trained, images.take(known[held])
+
+
+def _held_out(known: ImageSet, params: TrainingParams) -> Tensor:
+    """Positions among the labelled images."""
+    if params.validation is None:
+        return torch.arange(0)
+    count = held_out_size(len(known), params.validation)
+    if count < len(known.classes):
+        raise DataError(
+            f"a fifth of the {len(known)} labelled images is held out for validation, which is not one a class; "
+            "leave validation null"
+        )
+    return stratified(known, count, seed=derive_seed(params.seed, "validation"))
+
+
+def _watch(
+    params: TrainingParams,
+    model: ImageModel,
+    held: ImageSet,
+    images: ImageSet,
+    *,
+    steps_per_epoch: int,
+    device: torch.device,
+) -> Watch | None:
+    spec = params.validation
+    if spec is None:
+        return None
+    return Watch(
+        model=model,
+        look=Validation(model, held, images, spec=spec, seed=params.seed, device=device),
+        score=PGD,
+        every=max(1, round(spec.every_epochs * steps_per_epoch)),
+        keep_best=spec.keep == "best",
+        patience=spec.patience,
+    )
+
+
+def _starting_model(
+    method: Method, params: TrainingParams, dataset: Dataset, *, classes: tuple[str, ...], init: ImageModel | None
+) -> ImageModel:
     mean, std = dataset.channel_statistics() if init is None else (init.card.mean, init.card.std)
     if len(mean) != dataset.image_shape[0]:
         raise IncompatibleModelError(f"init takes {len(mean)} channels; the data has {dataset.image_shape[0]}")
@@ -117,7 +184,7 @@ def _starting_model(method: Method, params: TrainingParams, dataset: Dataset, *,
         kind="classifier" if method.kind == "train" else "encoder",
         backbone=params.backbone,
         image_shape=dataset.image_shape,
-        classes=dataset.classes if method.kind == "train" else None,
+        classes=classes if method.kind == "train" else None,
         mean=mean,
         std=std,
     )
@@ -130,8 +197,8 @@ def _starting_model(method: Method, params: TrainingParams, dataset: Dataset, *,
 def _measured(
     model: ImageModel, dataset: Dataset, images: ImageSet, *, device: torch.device, seed: int
 ) -> dict[str, float | None]:
-    """Clean accuracy on the test split for a classifier; for an encoder, that of neighbours among training images."""
-    if model.card.kind == "classifier":
+    """Clean accuracy on the test split; for an encoder or other classes, that of neighbours among training images."""
+    if model.card.kind == "classifier" and model.card.classes == dataset.classes:
         return {"clean_accuracy": accuracy_of(model, dataset.test, device=device)}
     return {"knn_accuracy": knn_accuracy(model, images, device=device, seed=seed)}
 

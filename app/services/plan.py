@@ -37,25 +37,31 @@ def steps(params: ProtocolParams, data: DatasetInfo) -> list[Step]:
 
 
 def _training(params: ProtocolParams, data: DatasetInfo, method: str) -> list[Step]:
+    """The steps that end in a classifier: a teacher if the method needs one, the method, a probe of an encoder."""
     name = f"{params.register_prefix or data.name}-{method}"[:90]
+    kind, teacher = METHODS[method].kind, METHODS[method].teacher
+    steps: list[Step] = []
+    if teacher is not None:
+
+        def teach(references: References) -> dict[str, Any]:
+            return {**training_body(params, data, method=teacher), "register_as": f"{name}-teacher"}
+
+        steps.append(Step(f"teacher:{method}", METHODS[teacher].kind, method, None, teach))
+    needs = steps[0].key if steps else None
 
     def train(references: References) -> dict[str, Any]:
-        return {**training_body(params, data, method=method), "register_as": name}
+        base = {} if needs is None else {"base_model": references[needs]}
+        registered = name if kind == "train" else f"{name}-encoder"
+        return {**training_body(params, data, method=method), **base, "register_as": registered}
 
-    if METHODS[method].kind == "train":
-        return [Step(f"train:{method}", "train", method, None, train)]
-    pretrain_key = f"pretrain:{method}"
+    steps.append(Step(f"{kind}:{method}", kind, method, needs, train))
+    if kind == "pretrain":
 
-    def pretrain(references: References) -> dict[str, Any]:
-        return {**train(references), "register_as": f"{name}-encoder"}
+        def probe(references: References) -> dict[str, Any]:
+            return {**probe_body(params, data, model=references[f"{kind}:{method}"]), "register_as": name}
 
-    def probe(references: References) -> dict[str, Any]:
-        return {**probe_body(params, data, model=references[pretrain_key]), "register_as": name}
-
-    return [
-        Step(pretrain_key, "pretrain", method, None, pretrain),
-        Step(f"probe:{method}", "probe", method, pretrain_key, probe),
-    ]
+        steps.append(Step(f"probe:{method}", "probe", method, f"{kind}:{method}", probe))
+    return steps
 
 
 def _evaluation(params: ProtocolParams, data: DatasetInfo, method: str, *, classifier: str) -> Step:

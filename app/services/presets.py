@@ -15,7 +15,7 @@ from app.services.datasets import DatasetInfo
 from models.attacks.parsing import AnyAttack
 from models.attacks.spec import AttackParams
 from models.methods.spec import METHODS
-from models.specs import Name, Seed, Spec, TrainingData
+from models.specs import LabelledData, Name, Seed, Spec, TrainingData, labelled_size
 
 Preset = Literal["quick", "small", "paper-resnet18", "paper-resnet34", "paper-resnet50"]
 
@@ -36,7 +36,7 @@ class ProtocolParams(Spec):
     """The whole of the paper in one call: train or pretrain and probe each method, then attack every classifier."""
 
     preset: Preset = Field("quick", description="how large the networks are and how long they train")
-    dataset: TrainingData
+    dataset: LabelledData
     methods: list[Annotated[str, Field(max_length=100)]] = Field(
         default_factory=lambda: ["standard", "clead", "pgd-at"],
         min_length=1,
@@ -101,13 +101,16 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
     body: dict[str, Any] = {
         "method": method,
         "backbone": chosen.backbone,
-        "dataset": params.dataset.model_dump(mode="json"),
+        "dataset": _data(params.dataset, method),
         "seed": params.seed,
         **chosen.shared,
         **_role(chosen, method),
     }
+    default_augmentation = fields["augmentation"].get_default(call_default_factory=True)
+    if default_augmentation.crop_area < 1 and max(data.image_shape[1:]) > TINY_SIDE:
+        body.pop("augmentation", None)  # contrastive methods that live from their strong one
     if "batch_size" in body:
-        body["batch_size"] = min(body["batch_size"], training_size(params.dataset, data))
+        body["batch_size"] = min(body["batch_size"], _size(params.dataset, data, method))
     for field in ("attack", "views"):
         if field in fields:
             default = fields[field].get_default(call_default_factory=True)
@@ -149,8 +152,20 @@ def standard_attacks(image_shape: tuple[int, int, int]) -> list[dict[str, Any]]:
 
 
 def training_size(chosen: TrainingData, data: DatasetInfo) -> int:
-    """Images that a training on ``chosen`` sees."""
-    return data.train_size if chosen.subset is None else min(chosen.subset, data.train_size)
+    """Images with a label, or all where labels are not asked for, that a training on ``chosen`` sees."""
+    size = data.train_size if chosen.subset is None else min(chosen.subset, data.train_size)
+    return labelled_size(size, chosen.labels_fraction) if isinstance(chosen, LabelledData) else size
+
+
+def _size(chosen: LabelledData, data: DatasetInfo, method: str) -> int:
+    every = METHODS[method].kind == "pretrain" or METHODS[method].relabel is not None
+    return training_size(chosen.model_copy(update={"labels_fraction": 1.0}) if every else chosen, data)
+
+
+def _data(chosen: LabelledData, method: str) -> dict[str, Any]:
+    """The images that ``method`` is given: a pretraining does without labels, and takes all."""
+    without = {"labels_fraction"} if METHODS[method].kind == "pretrain" else set()
+    return chosen.model_dump(mode="json", exclude=without)
 
 
 def _role(chosen: Recipe, method: str) -> dict[str, Any]:
@@ -267,7 +282,7 @@ def _paper(backbone: str) -> Recipe:
         shared={},
         plain={},
         adversarial={},
-        contrastive={"temperature": 0.1, "batch_size": 512, "projection": {"layers": 2, "dim": 128}},
+        contrastive={},
         probe={"batch_size": 128, "optimizer": {"name": "adam", "lr": 1e-4, "weight_decay": 0.0}},
         test_images=None,
     )

@@ -37,6 +37,7 @@ from models.specs import (
     Spec,
     TrainingData,
     TrainingParams,
+    held_out_size,
     model_references,
 )
 
@@ -184,7 +185,11 @@ def _dataset(session: Session, params: BaseModel, *, asking: Principal, errors: 
 def _misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVersion]) -> Iterator[FieldError]:
     """What does not fit together, for each kind of params."""
     if isinstance(params, TrainingParams | ProbeParams):
-        size = training_size(params.dataset, data)
+        size = known = training_size(params.dataset, data)
+        if isinstance(params, TrainingParams):
+            if METHODS[params.method].relabel is not None:
+                size = training_size(params.dataset.model_copy(update={"labels_fraction": 1.0}), data)
+            size -= held_out_size(known, params.validation)
         if params.batch_size > size:
             yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
     if isinstance(params, CorruptionParams) and min(data.image_shape[1:]) < SMALLEST_SIDE:
@@ -195,10 +200,18 @@ def _misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelV
         if card.image_shape != data.image_shape:
             detail = f"{version.reference} takes images {card.image_shape}; those of {data.name} are {data.image_shape}"
             yield {"pointer": f"/{field}", "detail": detail}
-        elif field == "base_model" or isinstance(params, EvaluationParams | CorruptionParams | ProtocolParams):
+        elif _gives_labels(params, field) or isinstance(params, EvaluationParams | CorruptionParams | ProtocolParams):
             yield from _classifier_misfits(field, version, card=card, data=data)
     if isinstance(params, TrainingParams):
         yield from _backbone_misfits(params, data, versions.get("init"))
+
+
+def _gives_labels(params: Any, field: str) -> bool:
+    """Whether the model of this field has to tell the data's classes apart."""
+    if field != "base_model":
+        return False
+    clusters = getattr(params, "pseudo_labels", "classifier") == "clusters"
+    return not clusters and METHODS[params.method].teacher != "simclr"
 
 
 def _classifier_misfits(

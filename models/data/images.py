@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.specs import labelled_size
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message says what is wrong with it and what would be accepted."""
@@ -126,13 +128,20 @@ def content_hash(train: ImageSet, test: ImageSet) -> str:
 
 
 def subset(images: ImageSet, size: int | None, *, seed: int) -> ImageSet:
-    """``size`` images with the same share of every class (largest remainders), drawn from ``seed``, in the set's order.
+    """``size`` images with the same share of every class, as :func:`stratified` draws them, in the set's order.
 
-    None, or a size not below the set's, answers the whole set. A larger subset of the same seed contains nearly all
-    of a smaller one: each class is cut from one shuffle.
+    None, or a size not below the set's, answers the whole set.
     """
     if size is None or size >= len(images):
         return images
+    return images.take(stratified(images, size, seed=seed))
+
+
+def stratified(images: ImageSet, size: int, *, seed: int) -> Tensor:
+    """Sorted positions of ``size`` images with the same share of every class (largest remainders), drawn from ``seed``.
+
+    A larger choice of the same seed contains nearly all of a smaller one: each class is cut from one shuffle.
+    """
     if size < 1:
         raise DataError(f"a subset needs at least one image, not {size}")
     counts = torch.bincount(images.labels, minlength=len(images.classes))
@@ -144,4 +153,10 @@ def subset(images: ImageSet, size: int | None, *, seed: int) -> ImageSet:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     shuffled = images.labels[order]
     chosen = [order[shuffled == label][:amount] for label, amount in enumerate(take)]
-    return images.take(torch.cat(chosen).sort().values)
+    return torch.cat(chosen).sort().values
+
+
+def labelled(images: ImageSet, fraction: float, *, seed: int) -> Tensor:
+    """Positions of the images whose labels a training may use: the ``fraction``, at least one, stratified."""
+    size = labelled_size(len(images), fraction)
+    return torch.arange(len(images)) if size == len(images) else stratified(images, size, seed=seed)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.data.augmenting import jitter, resized_crop, some_gray
 from models.data.images import DataError, ImageSet
 from models.randomness import generator_for
 from models.specs import AugmentationSpec
@@ -51,31 +52,45 @@ class Loader:
 
 
 class Augmentation:
-    """Random crop after zero padding and horizontal flip, each image its own, by one gather for the batch."""
+    """The random changes of an :class:`AugmentationSpec`, each image its own, by a few operations for the batch."""
 
     def __init__(self, spec: AugmentationSpec) -> None:
-        self._padding = spec.crop_padding
-        self._flip = spec.flip
+        self._spec = spec
 
     @property
     def changes_nothing(self) -> bool:
-        return self._padding == 0 and not self._flip
+        spec = self._spec
+        return spec == AugmentationSpec(crop_padding=0, flip=False)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augmented copies of images (N, C, H, W), of the same shape, drawn from ``generator`` (on their device)."""
-        if self.changes_nothing:
-            return images
-        count, _, height, width = images.shape
-        device = images.device
-        rows = torch.arange(height, device=device).expand(count, height)
-        columns = torch.arange(width, device=device).expand(count, width)
-        if self._flip:
-            mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
-        if self._padding:
-            shift = torch.randint(2 * self._padding + 1, (2, count, 1), generator=generator, device=device)
-            rows, columns = rows + shift[0], columns + shift[1]
-            images = functional.pad(images, (self._padding,) * 4)
-        chosen = torch.arange(count, device=device)[:, None, None]
-        # Indexing around the slice puts channels last, which is the layout that convolutions want.
-        return images[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        spec = self._spec
+        # Half precision would place pixels, and colours, by halves of a percent.
+        with torch.autocast(images.device.type, enabled=False):
+            if spec.crop_area < 1:
+                images = resized_crop(images, generator, smallest=spec.crop_area)
+            if spec.flip or spec.crop_padding:
+                images = _shifted(images, generator, padding=spec.crop_padding, flip=spec.flip)
+            if spec.jitter:
+                images = jitter(images, generator, strength=spec.jitter)
+            if spec.gray:
+                images = some_gray(images, generator, share=spec.gray)
+        return images
+
+
+def _shifted(images: Tensor, generator: torch.Generator, *, padding: int, flip: bool) -> Tensor:
+    """Random crop after zero padding and horizontal flip, by one gather."""
+    count, _, height, width = images.shape
+    device = images.device
+    rows = torch.arange(height, device=device).expand(count, height)
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    if padding:
+        shift = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=device)
+        rows, columns = rows + shift[0], columns + shift[1]
+        images = functional.pad(images, (padding,) * 4)
+    chosen = torch.arange(count, device=device)[:, None, None]
+    # Indexing around the slice puts channels last, which is the layout that convolutions want.
+    return images[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -18,14 +18,14 @@ from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.methods.norms import AuxiliaryNorms
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
-from models.methods.supervised import OBJECTIVES, accuracy
+from models.methods.supervised import OBJECTIVES, SupervisedParams, accuracy
 from models.networks import ImageModel, frozen
 from models.progress import Moment
-from models.specs import OptimizerSpec, TrainingParams
+from models.specs import OptimizerSpec
 from models.stopwatch import Stopwatch
 
 
-class AdvPropParams(TrainingParams):
+class AdvPropParams(SupervisedParams):
     """Defaults: the paper's attack, five steps of 1/255 inside 4/255 (§5.1); trained as ``pgd-at`` is."""
 
     method: Literal["advprop"] = Field("advprop", description="name of the method; see GET /methods")

@@ -12,10 +12,10 @@ from models.attacks.noise import BatchNoise
 from models.attacks.spec import BoundedParams, pixel_schema
 from models.loop import DivergedError
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
-from models.methods.supervised import OBJECTIVES, SupervisedLearner, accuracy, strike
+from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams, accuracy, strike
 from models.networks import ImageModel, frozen
 from models.progress import Moment
-from models.specs import OptimizerSpec, Pixels, Spec, TrainingParams
+from models.specs import OptimizerSpec, Pixels, Spec
 
 
 class FastAttack(BoundedParams):
@@ -54,7 +54,7 @@ class GuardSpec(Spec):
     )
 
 
-class FastATParams(TrainingParams):
+class FastATParams(SupervisedParams):
     """Defaults are N-FGSM's for CIFAR-10: 30 epochs, SGD 0.9, weight decay 5e-4 (de Jorge et al. 2022, §4)."""
 
     method: Literal["fast-at"] = Field("fast-at", description="name of the method; see GET /methods")

@@ -12,13 +12,13 @@ from models.attacks.iterative import climb
 from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
-from models.methods.supervised import OBJECTIVES, SupervisedLearner
+from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams
 from models.networks import ImageModel, frozen
 from models.progress import Moment
-from models.specs import JsonArray, OptimizerSpec, TrainingParams
+from models.specs import JsonArray, OptimizerSpec
 
 
-class FATParams(TrainingParams):
+class FATParams(SupervisedParams):
     """The authors' defaults: ten steps; one step more after success from epoch 50 of 120 on, and another from 90."""
 
     method: Literal["fat"] = Field("fat", description="name of the method; see GET /methods")

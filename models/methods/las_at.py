@@ -12,8 +12,9 @@ from models.attacks.noise import derive_seed
 from models.methods.las_at_learner import LASATLearner
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.strategy import StrategyNetwork
+from models.methods.supervised import SupervisedParams
 from models.networks import ImageModel, build_model, initialize
-from models.specs import BackboneSpec, JsonArray, ModelCard, OptimizerSpec, Spec, TrainingParams
+from models.specs import BackboneSpec, JsonArray, ModelCard, OptimizerSpec, Spec
 
 Factor = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=1_000)]
@@ -62,7 +63,7 @@ class StrategySpec(Spec):
         }
 
 
-class LASATParams(TrainingParams):
+class LASATParams(SupervisedParams):
     """Defaults are the authors': 110 epochs of SGD 0.1/0.9, weight decay 5e-4, label smoothing to 0.7."""
 
     method: Literal["las-at"] = Field("las-at", description="name of the method; see GET /methods")

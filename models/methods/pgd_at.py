@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
-from models.methods.supervised import SupervisedLearner, WeightPerturbationSpec
+from models.methods.supervised import SupervisedLearner, SupervisedParams, WeightPerturbationSpec
 from models.networks import ImageModel
-from models.specs import OptimizerSpec, TrainingParams
+from models.specs import OptimizerSpec
 
 
-class PGDATParams(TrainingParams):
+class PGDATParams(SupervisedParams):
     """Defaults are the usual ones for CIFAR-10 (Rice et al. 2020): 10 steps, SGD 0.1/0.9, weight decay 5e-4.
 
     The learning rate follows a cosine where that paper has steps.

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.attacks.spec import IterativeParams
+from models.data.images import ImageSet
 from models.networks import ImageModel
 from models.progress import Moment
 from models.registry import Registry
@@ -60,7 +61,10 @@ class Method:
 
     ``build(params, model, base=..., augment=...)`` answers a :class:`Learner` that trains ``model`` (an encoder for
     kind "pretrain", a classifier for "train"); ``base`` is the model named by ``params.base_model``, or None.
-    ``few_updates``: with fewer optimizer updates than this the method is known to learn little.
+    ``few_updates``: with fewer optimizer updates than this the method is known to learn little. ``teacher``: the
+    method that trains the ``base_model`` which this one cannot do without. ``relabel(params, images, known=...,
+    base=..., device=...)`` answers the images as they are trained on; ``known``: positions of those whose labels may
+    be used. Without it the others are left out.
     """
 
     name: str
@@ -71,6 +75,8 @@ class Method:
     paper: str
     formula: str
     few_updates: int = 0
+    teacher: str | None = None
+    relabel: Callable[..., ImageSet] | None = None
 
 
 METHODS: Registry[Method] = Registry("method", package="models.methods")

@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from models.methods.spec import METHODS, Augment, Learner, Method
-from models.methods.supervised import SupervisedLearner
+from models.methods.supervised import SupervisedLearner, SupervisedParams
 from models.networks import ImageModel
-from models.specs import OptimizerSpec, TrainingParams
+from models.specs import OptimizerSpec
 
 
-class StandardParams(TrainingParams):
+class StandardParams(SupervisedParams):
     """Defaults are those of the C-LEAD paper's base model: Adam 1e-4, batch 128."""
 
     method: Literal["standard"] = Field("standard", description="name of the method; see GET /methods")

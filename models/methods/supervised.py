@@ -17,7 +17,7 @@ from models.methods.spec import Augment, TrainingAttack
 from models.methods.weights import WorstWeights
 from models.networks import ImageModel, frozen
 from models.progress import Moment
-from models.specs import Spec
+from models.specs import LabelledData, Spec, TrainingParams
 from models.stopwatch import Stopwatch
 
 OBJECTIVES = {"pgd": cross_entropy, "cw": margin}
@@ -25,6 +25,12 @@ OBJECTIVES = {"pgd": cross_entropy, "cw": margin}
 
 Forward = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) → logits (N, K) of the model, perhaps at other weights than its own."""
+
+
+class SupervisedParams(TrainingParams):
+    """What every supervised method may ask for: labels of a part of the images alone, too."""
+
+    dataset: LabelledData
 
 
 class WeightPerturbationSpec(Spec):

@@ -14,10 +14,10 @@ from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.losses import divergence
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
-from models.methods.supervised import Forward, SupervisedLearner, WeightPerturbationSpec, accuracy
+from models.methods.supervised import Forward, SupervisedLearner, SupervisedParams, WeightPerturbationSpec, accuracy
 from models.networks import ImageModel, frozen
 from models.progress import Moment
-from models.specs import OptimizerSpec, TrainingParams
+from models.specs import OptimizerSpec
 
 START_DEVIATION = 0.001
 """Of the normal noise that the attack starts with: at x' = x the divergence has no slope."""
@@ -30,7 +30,7 @@ class TradesAttack(TrainingAttack):
     random_start: Literal[False] = Field(False, description="the start is TRADES' own small normal noise")
 
 
-class TradesParams(TrainingParams):
+class TradesParams(SupervisedParams):
     """Defaults: β 6 as the authors', trained as in Pang et al. 2021 (bag of tricks): SGD 0.1/0.9, weight decay 5e-4."""
 
     method: Literal["trades"] = Field("trades", description="name of the method; see GET /methods")

@@ -40,6 +40,26 @@ def test_nt_xent_is_the_equation(count: int, temperature: float) -> None:
     assert loss(first.float(), second.float()).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("versions", [2, 3, 4])
+def test_nt_xent_of_several_views_is_the_mean_over_all_ordered_pairs(versions: int) -> None:
+    """Each view's partner in turn is every other version of its image; all other views are below (RoCL's program)."""
+    views = [unit_vectors(5, 4, seed=seed) for seed in range(versions)]
+    rows = [(version, image) for version in range(versions) for image in range(5)]
+
+    def sim(a: tuple[int, int], b: tuple[int, int]) -> float:
+        return math.exp(float(views[a[0]][a[1]] @ views[b[0]][b[1]]) / 0.5)
+
+    losses = [
+        -math.log(sim(one, other) / sum(sim(one, third) for third in rows if third != one))
+        for one in rows
+        for other in rows
+        if one[1] == other[1] and one != other
+    ]
+    assert len(losses) == versions * (versions - 1) * 5
+    assert NTXent(0.5)(*views).item() == pytest.approx(sum(losses) / len(losses), rel=1e-12)
+    assert torch.autograd.gradcheck(NTXent(0.5), tuple(view.requires_grad_() for view in views))
+
+
 def test_nt_xent_of_one_image_is_zero() -> None:
     assert NTXent(0.1)(unit_vectors(1, 4, seed=1), unit_vectors(1, 4, seed=2)).item() == 0
 
@@ -75,6 +95,8 @@ def test_a_temperature_that_makes_no_sense_is_refused(temperature: float) -> Non
 def test_wrong_views_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         NTXent(0.1)(torch.ones(2, 3), torch.ones(3, 3))
+    with pytest.raises(ValueError, match="two or more"):
+        NTXent(0.1)(torch.ones(2, 3))
     with pytest.raises(ValueError, match="at least one"):
         CLeadLoss(0.1)(torch.ones(2, 3))
 

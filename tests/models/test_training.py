@@ -20,12 +20,25 @@ from tests.models.recording import Recorder
 
 ATTACK = {"eps": 0.2, "steps": 2, "step_size": 0.1}
 VIEWS = [{"name": name, **ATTACK} for name in ("pgd", "cw")]
+LOUD: dict[str, Any] = {
+    "augmentation": {"crop_padding": 1, "flip": False, "crop_area": 0.6, "jitter": 0.5},
+    "temperature": 0.1,
+}
+"""What contrastive methods need, as far as digits bear it."""
 SPECS: dict[str, dict[str, Any]] = {
     "standard": {"method": "standard"},
     "pgd-at": {"method": "pgd-at", "attack": ATTACK},
     "pgd-at with cw": {"method": "pgd-at", "attack": {"name": "cw", "norm": "l2", "eps": 1, "steps": 2}},
     "pgd-at with worst weights": {
         "method": "pgd-at", "attack": ATTACK, "weight_perturbation": {"gamma": 0.01, "warmup_epochs": 0.5},
+    },
+    "pgd-at, watched": {
+        "method": "pgd-at", "attack": ATTACK,
+        "validation": {"images": 30, "every_epochs": 0.5, "eps": 0.2, "steps": 2, "step_size": 0.1, "keep": "best"},
+    },
+    "clead, watched": {
+        "method": "clead", "views": VIEWS, "crops": 1, "ema": 0.8,
+        "validation": {"images": 30, "eps": 0.2, "steps": 2, "step_size": 0.1, "keep": "best"},
     },
     "trades": {"method": "trades", "attack": ATTACK},
     "fat": {"method": "fat", "attack": ATTACK, "one_more_step_from": [0.5]},
@@ -40,6 +53,24 @@ SPECS: dict[str, dict[str, Any]] = {
         },
     },
     "advprop": {"method": "advprop", "attack": ATTACK},
+    "self-training": {
+        "method": "self-training", "attack": ATTACK, "base_model": "base",
+        "dataset": {"name": "digits", "labels_fraction": 0.1},
+    },
+    "self-training on clusters by trades": {
+        "method": "self-training", "attack": ATTACK, "base_model": "base", "pseudo_labels": "clusters",
+        "objective": "trades",
+    },
+    "simclr": {"method": "simclr", **LOUD},
+    "rocl": {"method": "rocl", **LOUD, "attack": ATTACK},
+    "acl, dual stream": {"method": "acl", **LOUD, "attack": ATTACK},
+    "acl, both attacked": {"method": "acl", **LOUD, "streams": "a2a", "attack": ATTACK},
+    "acl, one attacked": {
+        "method": "acl", **LOUD, "streams": "a2s", "attack": {"eps": 0.05, "steps": 2, "step_size": 0.03},
+    },
+    "dynacl": {"method": "dynacl", **LOUD, "attack": ATTACK, "stages": 4},
+    "deacl": {"method": "deacl", "attack": ATTACK, "base_model": "base"},
+    "clead with averaged weights": {"method": "clead", "views": VIEWS, "crops": 1, "ema": 0.9},
     "clead": {"method": "clead", "views": VIEWS, "crops": 1},
     "clead, two crops": {"method": "clead", "views": VIEWS},
     "clead, online": {
@@ -96,23 +127,26 @@ def test_two_epochs_lower_the_loss(case: str, digits: Dataset, base: ImageModel,
     recorder = Recorder()
     outcome = run(params(case), digits, tmp_path, base=base, reporter=recorder)
     losses = list(recorder.series["contrastive_loss" if "online" in case else "loss"].values())
-    assert losses[-1] < 0.92 * losses[0]
-    assert recorder.done == recorder.total == outcome.result["steps"] == 88
+    assert losses[-1] < losses[0] - 0.08 * abs(losses[0])
+    assert recorder.done == recorder.total == outcome.result["steps"] == (86 if "watched" in case else 88)
     assert recorder.stages == {METHODS[params(case).method].kind}
     assert {"lr", "gradient_norm", "images_per_second"} <= recorder.series.keys()
     assert all(math.isfinite(value) for series in recorder.series.values() for value in series.values())
-    assert 0 <= outcome.result["attack_share"] < 1 and (outcome.result["attack_share"] > 0) == (case != "standard")
+    attacks = case not in ("standard", "simclr")
+    assert 0 <= outcome.result["attack_share"] < 1 and (outcome.result["attack_share"] > 0) == attacks
     assert outcome.result["images_per_second"] > 0
-    known = outcome.result["knn_accuracy" if case.startswith("clead") else "clean_accuracy"]
+    encoder = METHODS[params(case).method].kind == "pretrain"
+    known = outcome.result["knn_accuracy" if encoder or "clusters" in case else "clean_accuracy"]
     assert 0.2 < known <= 1
-    assert not outcome.model.training and outcome.model.card.kind == ("encoder" if "clead" in case else "classifier")
+    assert not outcome.model.training and outcome.model.card.kind == ("encoder" if encoder else "classifier")
 
 
 @pytest.mark.parametrize("case", SPECS)
 def test_a_stopped_run_resumes_to_the_same_bytes(case: str, digits: Dataset, base: ImageModel, tmp_path: Path) -> None:
     # Both number formats, shared out over the methods.
     precision = "float32" if sum(map(ord, case)) % 2 else "bfloat16"
-    spec = params(case, dataset={"name": "digits", "subset": 160}, epochs=3, precision=precision)
+    few = {**SPECS[case].get("dataset", {"name": "digits"}), "subset": 160}
+    spec = params(case, dataset=few, epochs=3, precision=precision)
     unbroken = run(spec, digits, tmp_path, base=base)
     stop_at = 1 + sum(map(ord, case + precision)) % 13
     recorder = Recorder(stop_at)

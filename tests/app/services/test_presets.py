@@ -25,8 +25,9 @@ def test_a_presets_body_is_one_that_the_method_takes(name: str, method: str, pre
     )
     params = ProtocolParams.model_validate({"preset": preset, "dataset": {"name": name}, "methods": [method]})
     body = training_body(params, data, method=method)
-    parsed: Any = METHODS[method].params.model_validate(body)
-    default: Any = METHODS[method].params.model_validate({"dataset": {"name": name}})
+    base = {"base_model": "teacher"} if METHODS[method].teacher else {}
+    parsed: Any = METHODS[method].params.model_validate({**body, **base})
+    default: Any = METHODS[method].params.model_validate({"dataset": {"name": name}, **base})
     assert parsed.batch_size <= 900
     eps = perturbation_size(shape)
     for view in getattr(parsed, "views", ()):

@@ -120,6 +120,28 @@ def test_steps_appear_when_their_inputs_are_ready_and_the_last_one_ends_the_pare
     assert job.progress is not None and (job.progress["done"], job.progress["total"]) == (5, 5)
 
 
+def test_a_method_that_needs_a_teacher_has_one_trained_first(database: Database) -> None:
+    data = {"name": "digits", "labels_fraction": 0.1}
+    parent = submit(database, methods=["deacl", "self-training"], dataset=data)
+    teachers = children(database, parent)
+    assert {key: job.spec["method"] for key, job in teachers.items()} == {
+        "teacher:deacl": "simclr",
+        "teacher:self-training": "standard",
+    }
+    assert teachers["teacher:self-training"].spec["dataset"]["labels_fraction"] == 0.1
+    assert "labels_fraction" not in teachers["teacher:deacl"].spec["dataset"], "a pretraining uses no labels"
+    for job in teachers.values():
+        succeed(database, job)
+    trained = children(database, parent)
+    assert trained["pretrain:deacl"].spec["base_model"] == "digits-deacl-teacher@1"
+    student = trained["train:self-training"].spec
+    assert student["base_model"] == "digits-self-training-teacher@1" and student["dataset"]["labels_fraction"] == 0.1
+    for key in ("pretrain:deacl", "train:self-training"):
+        succeed(database, trained[key])
+    assert children(database, parent)["probe:deacl"].spec["dataset"]["labels_fraction"] == 0.1
+    assert children(database, parent)["evaluate:self-training"].spec["model"] == "digits-self-training@1"
+
+
 def test_comparison_shows_before_and_after(database: Database) -> None:
     parent = submit(database)
     for key, robust in (

@@ -12,6 +12,8 @@ from app.services import models, specs
 from app.services.presets import perturbation_size
 
 BACKBONE = {"name": "resnet18", "width": 4, "blocks": [1]}
+SELF_TRAINING = {"method": "self-training", "dataset": {"name": "digits", "labels_fraction": 0.02}}
+"""With labels for fewer images than a batch has."""
 TRAIN = {"method": "standard", "backbone": BACKBONE, "dataset": {"name": "digits"}, "batch_size": 64}
 EVALUATE = {"model": "net", "dataset": {"name": "digits"}, "attacks": [{"name": "pgd", "eps": "8/255"}]}
 
@@ -81,6 +83,10 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
         ("train", {"dataset": {"name": "none"}}, ["/dataset/name"]),
         ("train", {"dataset": {"name": "digits", "subset": 2000}}, ["/dataset/subset"]),
         ("train", {"dataset": {"name": "digits", "subset": 32}}, ["/batch_size"]),
+        ("train", {"dataset": {"name": "digits", "labels_fraction": 0.02}}, ["/batch_size"]),
+        ("train", {**SELF_TRAINING, "base_model": "encoder"}, ["/base_model"]),
+        ("train", {**SELF_TRAINING, "base_model": "two"}, ["/base_model"]),
+        ("train", {**SELF_TRAINING, "base_model": "colour", "pseudo_labels": "clusters"}, ["/base_model"]),
         ("train", {"backbone": {"name": "vgg"}}, ["/backbone/name"]),
         ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
         ("train", {"init": "none"}, ["/init"]),
@@ -102,6 +108,18 @@ def test_what_cannot_run_is_refused_where_it_is_wrong(
 ) -> None:
     body = {**(TRAIN if kind == "train" else EVALUATE), **changes}
     assert pointers(registered, kind, body) == expected
+
+
+def test_what_needs_no_labels_takes_models_and_sizes_that_others_do_not(registered: Database) -> None:
+    spec, _, _ = validate(registered, "train", {**TRAIN, **SELF_TRAINING, "base_model": "net"})
+    assert spec["base_model"] == "net@1"
+    clusters = {**TRAIN, **SELF_TRAINING, "base_model": "encoder", "pseudo_labels": "clusters"}
+    assert validate(registered, "train", clusters)[0]["base_model"] == "encoder@1"
+    deacl = {**TRAIN, "method": "deacl", "base_model": "encoder"}
+    assert validate(registered, "pretrain", deacl)[0]["base_model"] == "encoder@1"
+    with pytest.raises(InvalidSpecError) as refused:
+        validate(registered, "pretrain", {**deacl, "dataset": {"name": "digits", "labels_fraction": 0.5}})
+    assert [error["pointer"] for error in refused.value.errors] == ["/dataset/labels_fraction"]
 
 
 def test_the_radius_follows_the_images() -> None:

@@ -1,0 +1,226 @@
+"""Training speed: C-LEAD and PGD-AT beside a plain loop written the usual way, in one run.
+
+    python -m bench.training [cifar10.zip] [--width 32] [--batch 64] [--steps 6] [--rounds 3]
+
+The plain loop: a DataLoader, augmentation by torchvision image by image, float32, a forward pass of its own for every
+view and in every attack step. Ours: `models.training` as a job runs it. Equal networks, batches and attacks;
+the two alternate; images a second are the median over the rounds after a step of warm-up. Then a profile of the rest
+of ours. Writes ``bench/results/training.json``; the last line is ``ratios: clead=… pgd-at=…``, times faster than the
+plain loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, ToPILImage, ToTensor
+
+from bench.victims import EPS, cifar10
+from models.data.images import Dataset
+from models.losses import NTXent, contrastive_margin
+from models.methods.spec import METHODS
+from models.networks import ProjectionHead, build_model
+from models.progress import Silent, Stopped
+from models.specs import BackboneSpec, ModelCard, ProjectionSpec
+from models.training import train
+
+RESULTS = Path(__file__).parent / "results" / "training.json"
+STEPS, STEP_SIZE, LR = 5, EPS / 4, 0.05
+Step = Callable[[], None]
+TOP = 8
+"""Operations of the profile that are shown."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", nargs="?", type=Path)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6, help="timed updates a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    dataset = cifar10(chosen.archive)
+    measured: dict[str, dict[str, list[float]]] = {}
+    for method in ("clead", "pgd-at"):
+        speeds: dict[str, list[float]] = {"plain loop": [], "clead": []}
+        for _ in range(chosen.rounds):
+            speeds["plain loop"].append(_plain(method, dataset, chosen))
+            speeds["clead"].append(_ours(method, dataset, chosen))
+        measured[method] = speeds
+        for name, found in speeds.items():
+            print(f"{method:<8}{name:<12}{statistics.median(found):8.1f} images/s   {[round(v, 1) for v in found]}")
+    ratios = {
+        method: statistics.median(ours / plain for ours, plain in zip(found["clead"], found["plain loop"], strict=True))
+        for method, found in measured.items()
+    }
+    left = {method: _profile(method, dataset, chosen) for method in measured}
+    for method, rows in left.items():
+        print(f"{method}: " + ", ".join(f"{row['operation']} {row['share']:.0%}" for row in rows))
+    report = {
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "options": {name: value for name, value in vars(chosen).items() if name != "archive"},
+        "images_per_second": measured,
+        "ratios": ratios,
+        "share_of_our_cpu_time": left,
+    }
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    print("ratios: " + " ".join(f"{method}={ratio:.2f}" for method, ratio in ratios.items()))
+
+
+def _params(method: str, chosen: argparse.Namespace) -> Any:
+    attack = {"eps": EPS, "steps": STEPS, "step_size": STEP_SIZE}
+    attacks = (
+        {"attack": attack} if method == "pgd-at" else {"views": [{"name": name, **attack} for name in ("pgd", "cw")]}
+    )
+    fields = {
+        "dataset": {"name": "cifar10"},
+        "backbone": {"name": "resnet18", "width": chosen.width},
+        "batch_size": chosen.batch,
+        "optimizer": {"lr": LR},
+        "epochs": 1,
+        **attacks,
+    }
+    return METHODS[method].params.model_validate(fields)
+
+
+class _Timed(Silent):
+    """Stops a training after so many steps, and knows how long all but the first took."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._began = 0.0
+        self.seconds = 0.0
+        self.done = 0
+
+    def progress(self, done: int, total: int, *, unit: str, stage: str) -> None:
+        if done == 1:
+            self._began = time.perf_counter()
+        self.done, self.seconds = done, time.perf_counter() - self._began
+
+    def should_stop(self) -> bool:
+        return self.done > self._steps
+
+
+def _ours(method: str, dataset: Dataset, chosen: argparse.Namespace) -> float:
+    timed = _Timed(chosen.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments: dict[str, Any] = {"init": None, "base": None, "workdir": Path(folder), "resume": None}
+        try:
+            train(_params(method, chosen), dataset, reporter=timed, device="cpu", **arguments)
+        except Stopped:
+            return float(chosen.batch * chosen.steps / timed.seconds)
+    raise AssertionError("the data has fewer batches than are timed")
+
+
+def _profile(method: str, dataset: Dataset, chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """The operations that take most of the CPU time of two updates."""
+    few = argparse.Namespace(**{**vars(chosen), "steps": 2})
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        _ours(method, dataset, few)
+    events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return [{"operation": event.key, "share": event.self_cpu_time_total / total} for event in events[:TOP]]
+
+
+class _PerImage(torch.utils.data.Dataset[tuple[Tensor, ...]]):
+    """What a script's data set is: an image is augmented when it is asked for, as often as there are ``crops``."""
+
+    def __init__(self, dataset: Dataset, *, crops: int) -> None:
+        self._images, self._labels, self._crops = dataset.train.images, dataset.train.labels, crops
+        self._augment = Compose([ToPILImage(), RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return *(self._augment(self._images[index]) for _ in range(self._crops)), self._labels[index]
+
+
+def _plain(method: str, dataset: Dataset, chosen: argparse.Namespace) -> float:
+    mean, std = dataset.channel_statistics()
+    card = ModelCard(
+        kind="classifier" if method == "pgd-at" else "encoder",
+        backbone=BackboneSpec(width=chosen.width),
+        image_shape=dataset.image_shape,
+        classes=dataset.classes if method == "pgd-at" else None,
+        mean=mean,
+        std=std,
+    )
+    network = build_model(card).train()
+    data = _PerImage(dataset, crops=1 if method == "pgd-at" else 2)
+    batches = iter(DataLoader(data, batch_size=chosen.batch, shuffle=True, drop_last=True))
+    step = _plain_pgd_at(network, batches) if method == "pgd-at" else _plain_clead(network, batches)
+    step()
+    began = time.perf_counter()
+    for _ in range(chosen.steps):
+        step()
+    return float(chosen.batch * chosen.steps / (time.perf_counter() - began))
+
+
+def _plain_pgd_at(network: nn.Module, batches: Iterator[list[Tensor]]) -> Step:
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        images, labels = next(batches)
+        network.eval()
+        attacked = _plain_attack(images, lambda points: nn.functional.cross_entropy(network(points), labels))
+        network.train()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(attacked), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def _plain_clead(network: Any, batches: Iterator[list[Tensor]]) -> Step:
+    head = ProjectionHead(network.backbone.feature_dim, ProjectionSpec())
+    optimizer = torch.optim.SGD([*network.parameters(), *head.parameters()], lr=LR, momentum=0.9, weight_decay=1e-4)
+    contrast = NTXent(0.1)
+
+    def embed(images: Tensor) -> Tensor:
+        embedded: Tensor = head(network(images))
+        return embedded
+
+    def step() -> None:
+        first, second, _ = next(batches)
+        network.eval()
+        pgd = _plain_attack(second, lambda points: contrast(embed(first), embed(points)))
+        cw = _plain_attack(second, lambda points: contrastive_margin(embed(points), embed(first)).sum())
+        network.train()
+        optimizer.zero_grad()
+        loss = (contrast(embed(first), embed(pgd)) + contrast(embed(first), embed(cw))) / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def _plain_attack(images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+    """PGD as training scripts have it."""
+    points = (images + torch.empty_like(images).uniform_(-EPS, EPS)).clamp(0, 1)
+    for _ in range(STEPS):
+        points = points.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(objective(points), points)
+        points = points.detach() + STEP_SIZE * gradient.sign()
+        points = torch.min(torch.max(points, images - EPS), images + EPS).clamp(0, 1)
+    return points.detach()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""ACL: adversarial contrastive learning with one or two attacked views (Jiang et al. 2020, arXiv 2010.13337)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.methods.contrastive import ContrastiveAttack, ContrastiveLearner, ContrastiveParams
+from models.methods.norms import AuxiliaryNorms
+from models.methods.spec import METHODS, Augment, Learner, Method
+from models.networks import ImageModel
+from models.progress import Moment
+from models.specs import ProjectionSpec
+
+Streams = Literal["a2a", "a2s", "ds"]
+
+
+class ACLParams(ContrastiveParams):
+    """Defaults: dual stream, 5 attack steps of 2/255 inside 8/255, and the shared ones."""
+
+    method: Literal["acl"] = Field("acl", description="name of the method; see GET /methods")
+    streams: Streams = Field(
+        "ds",
+        description="a2a: both views attacked; a2s: one of them; ds: a clean pair and an attacked pair, each with "
+        "batch normalization of its own, of which the attacked pair's is published",
+    )
+    attack: ContrastiveAttack = ContrastiveAttack()
+
+
+class ACLLearner(ContrastiveLearner):
+    """Minimizes ℓ(x₁', x₂') (a2a), ℓ(x₁', x₂) (a2s) or ½ [ℓ(x₁, x₂; norms n) + ℓ(x₁', x₂'; norms a)] (ds; Fig. 1)."""
+
+    def __init__(
+        self,
+        encoder: ImageModel,
+        augment: Augment,
+        *,
+        streams: Streams,
+        attack: ContrastiveAttack,
+        temperature: float,
+        projection: ProjectionSpec,
+        seed: int,
+    ) -> None:
+        super().__init__(encoder, augment, temperature=temperature, projection=projection, seed=seed)
+        self._streams = streams
+        self._attack = attack
+        self._clean_norms = AuxiliaryNorms(encoder) if streams == "ds" else None
+        if self._clean_norms is not None:
+            self.modules = nn.ModuleDict(
+                {"encoder": encoder, "projection": self._projection, "clean_norms": self._clean_norms}
+            )
+
+    def contrast(
+        self, first: Tensor, second: Tensor, *, moment: Moment, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self._streams == "a2s":
+            attacked = self.attack_one(first, second, attack=self._attack, generator=generator)
+            return self.criterion(*self.embed(torch.cat((attacked, second))).chunk(2)), {}
+        moved = self.attack_both(first, second, attack=self._attack, generator=generator)
+        adversarial = self.criterion(*self.embed(torch.cat(moved)).chunk(2))
+        if self._clean_norms is None:
+            return adversarial, {}
+        plain = self._projection(self._clean_norms(torch.cat((first, second))))
+        clean = self.criterion(*plain.chunk(2))
+        extra = self.adversarial_weight(moment)
+        loss = ((1 - extra) * clean + (1 + extra) * adversarial) / 2
+        return loss, {"clean_loss": clean.detach(), "adversarial_loss": adversarial.detach()}
+
+    def adversarial_weight(self, moment: Moment) -> float:
+        """ω: what the attacked pair's weight has above the clean pair's, in [0, 1]."""
+        del moment
+        return 0.0
+
+
+def build(params: ACLParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
+    return ACLLearner(
+        model,
+        augment,
+        streams=params.streams,
+        attack=params.attack,
+        temperature=params.temperature,
+        projection=params.projection,
+        seed=params.seed,
+    )
+
+
+METHODS.add(
+    "acl",
+    Method(
+        name="acl",
+        kind="pretrain",
+        title="ACL",
+        params=ACLParams,
+        build=build,
+        paper="Jiang et al. 2020, Robust pre-training by adversarial contrastive learning, arXiv 2010.13337",
+        formula="ds: min ½ [ℓ(x₁, x₂; norms n) + ℓ(x₁', x₂'; norms a)], (x₁', x₂') = argmax of ℓ(x₁', x₂'; norms a)",
+        few_updates=400,
+    ),
+)

@@ -1,0 +1,100 @@
+"""DynACL: ACL whose augmentation fades while the attacked pair gains weight (Luo et al. 2023, arXiv 2303.01289).
+
+Its second phase, ``++``, is a training by ``trades`` from the encoder, on pseudo-labels that k-means finds in its
+features: ``init`` and ``pseudo_labels`` of that method.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from models.data.loader import Augmentation
+from models.methods.acl import ACLLearner
+from models.methods.contrastive import ContrastiveAttack, ContrastiveParams
+from models.methods.spec import METHODS, Augment, Learner, Method
+from models.networks import ImageModel
+from models.progress import Moment
+from models.specs import AugmentationSpec, ProjectionSpec
+
+
+class DynACLParams(ContrastiveParams):
+    """Defaults: strength 1 → 0 in 20 stages (every 50 of 1,000 epochs), ω up to 2/3, otherwise ACL's."""
+
+    method: Literal["dynacl"] = Field("dynacl", description="name of the method; see GET /methods")
+    attack: ContrastiveAttack = ContrastiveAttack()
+    stages: int = Field(20, ge=1, le=100_000, description="in how many steps the augmentation's strength falls to 0")
+    reweighting: float = Field(
+        2 / 3, ge=0, le=1, description="λ: the attacked pair's additional weight once the augmentation is gone"
+    )
+
+
+class DynACLLearner(ACLLearner):
+    """Minimizes ½ [(1 − ω) ℓ(x₁, x₂; norms n) + (1 + ω) ℓ(x₁', x₂'; norms a)] with ω = λ (1 − strength)."""
+
+    def __init__(
+        self,
+        encoder: ImageModel,
+        *,
+        augmentation: AugmentationSpec,
+        stages: int,
+        reweighting: float,
+        attack: ContrastiveAttack,
+        temperature: float,
+        projection: ProjectionSpec,
+        seed: int,
+    ) -> None:
+        super().__init__(
+            encoder,
+            Augmentation(augmentation),
+            streams="ds",
+            attack=attack,
+            temperature=temperature,
+            projection=projection,
+            seed=seed,
+        )
+        self._strongest = augmentation
+        self._stages = stages
+        self._reweighting = reweighting
+
+    def strength(self, moment: Moment) -> float:
+        """Of the augmentation, from 1 at the start down to 1/stages in the last stage."""
+        return 1 - math.floor(moment.share * self._stages) / self._stages
+
+    def augmentation(self, moment: Moment) -> Augment:
+        return Augmentation(self._strongest.weaker(self.strength(moment)))
+
+    def adversarial_weight(self, moment: Moment) -> float:
+        return self._reweighting * (1 - self.strength(moment))
+
+
+def build(params: DynACLParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
+    return DynACLLearner(
+        model,
+        augmentation=params.augmentation,
+        stages=params.stages,
+        reweighting=params.reweighting,
+        attack=params.attack,
+        temperature=params.temperature,
+        projection=params.projection,
+        seed=params.seed,
+    )
+
+
+METHODS.add(
+    "dynacl",
+    Method(
+        name="dynacl",
+        kind="pretrain",
+        title="DynACL",
+        params=DynACLParams,
+        build=build,
+        paper="Luo et al. 2023, Rethinking the effect of data augmentation in adversarial contrastive learning, "
+        "arXiv 2303.01289",
+        formula="min ½ [(1 − ω) ℓ(x₁, x₂; norms n) + (1 + ω) ℓ(x₁', x₂'; norms a)], "
+        "ω = λ (1 − strength), strength 1 → 0",
+        few_updates=400,
+    ),
+)

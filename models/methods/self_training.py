@@ -1,0 +1,105 @@
+"""Self-training: another model labels the images that have no label; then adversarial training on all of them.
+
+With a classifier trained on the labelled part this is robust self-training (Carmon et al. 2019, arXiv 1905.13736;
+Uesato et al. 2019, arXiv 1905.13725). With the clusters of an encoder's features it is the second phase of DynACL++
+(Luo et al. 2023, arXiv 2303.01289, §4.3): ``init`` and ``base_model`` are that encoder, and the loss is TRADES.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from sklearn.cluster import KMeans
+
+from models.data.images import ImageSet
+from models.measurement import features_of, predictions_of
+from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.methods.supervised import SupervisedLearner, SupervisedParams, WeightPerturbationSpec
+from models.methods.trades import TradesAttack, TradesLearner
+from models.networks import Classifier, ImageModel, IncompatibleModelError
+from models.specs import ModelRef, OptimizerSpec
+
+STARTS = 10
+"""Of k-means, of which the best is taken."""
+
+
+class SelfTrainingParams(SupervisedParams):
+    """Defaults are those of ``pgd-at`` and ``trades``."""
+
+    method: Literal["self-training"] = Field("self-training", description="name of the method; see GET /methods")
+    base_model: ModelRef = Field(
+        description="registered model that the pseudo-labels are of: a classifier trained on the labelled part, by "
+        "standard as a rule; for clusters, any model"
+    )
+    pseudo_labels: Literal["classifier", "clusters"] = Field(
+        "classifier",
+        description="classifier: the base model's predictions, for the images without a label; clusters: k-means on "
+        "its features, for all images, whose labels are not looked at",
+    )
+    clusters: int | None = Field(
+        None, ge=2, le=100_000, description="number of clusters; null: as many as the data has classes"
+    )
+    objective: Literal["pgd-at", "trades"] = Field("pgd-at", description="what is minimized")
+    epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
+    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
+    attack: TrainingAttack = Field(TrainingAttack(), description="under trades it climbs the divergence")
+    beta: float = Field(6.0, ge=0, le=1000, description="trades alone: weight of the divergence")
+    weight_perturbation: WeightPerturbationSpec | None = Field(
+        None, description="adversarial weight perturbation; null: none"
+    )
+
+    @field_validator("pseudo_labels")
+    @classmethod
+    def _clusters_without_validation(cls, pseudo_labels: str, info: ValidationInfo) -> str:
+        if pseudo_labels == "clusters" and info.data.get("validation") is not None:
+            raise ValueError("clusters are no classes to validate by; leave validation null")
+        return pseudo_labels
+
+
+def relabel(
+    params: SelfTrainingParams, images: ImageSet, *, known: torch.Tensor, base: ImageModel | None, device: torch.device
+) -> ImageSet:
+    """All images, with pseudo-labels in the place of those that are not ``known``; see :class:`Method`."""
+    assert base is not None, "the field is not optional"
+    if params.pseudo_labels == "clusters":
+        count = params.clusters or len(images.classes)
+        features = features_of(base, images, device=device).cpu().double().numpy()
+        found = KMeans(count, n_init=STARTS, random_state=params.seed % 2**32).fit_predict(features)
+        names = tuple(f"cluster-{number}" for number in range(count))
+        return ImageSet(images.images, torch.from_numpy(found).long(), names)
+    if not isinstance(base, Classifier):
+        raise IncompatibleModelError("pseudo-labels of a classifier need a classifier as base model; or take clusters")
+    if base.head.out_features != len(images.classes):
+        raise IncompatibleModelError(
+            f"the base model tells {base.head.out_features} classes apart; the data has {len(images.classes)}"
+        )
+    labels = predictions_of(base, images, device=device)
+    labels[known] = images.labels[known]
+    return ImageSet(images.images, labels, images.classes)
+
+
+def build(params: SelfTrainingParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
+    worst = params.weight_perturbation
+    if params.objective == "pgd-at":
+        return SupervisedLearner(model, augment, attack=params.attack, weight_perturbation=worst)
+    attack = TradesAttack.model_validate(params.attack.model_dump() | {"name": "pgd", "random_start": False})
+    return TradesLearner(model, augment, attack=attack, beta=params.beta, weight_perturbation=worst)
+
+
+METHODS.add(
+    "self-training",
+    Method(
+        name="self-training",
+        kind="train",
+        title="Self-training",
+        params=SelfTrainingParams,
+        build=build,
+        paper="Carmon et al. 2019, Unlabeled data improves adversarial robustness, arXiv 1905.13736",
+        formula="ŷ = argmax base(x) where y is unknown; min CE(h(x'), ŷ), or TRADES on ŷ",
+        teacher="standard",
+        relabel=relabel,
+    ),
+)

@@ -1,8 +1,17 @@
-"""Memory of the CUDA devices as this process's PyTorch sees it."""
+"""Memory that this process takes: of the CUDA devices as its PyTorch sees it, and of the machine."""
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import torch
+
+
+def peak_memory() -> int:
+    """Bytes of the machine's memory that this process has held at most."""
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else held * 1024
 
 
 def cuda_memory() -> dict[str, dict[str, int]]:

@@ -12,7 +12,8 @@ from pydantic_core import InitErrorDetails
 
 from models.attacks.parsing import AnyAttack, detail, shown
 from models.attacks.spec import ATTACKS, AttackParams, BoundedParams, pixel_schema
-from models.specs import EvaluationData, ModelRef, Pixels, Precision, Seed, Spec
+from models.fields import Pixels
+from models.specs import EvaluationData, ModelRef, Precision, Seed, Spec
 
 MAX_EXAMPLES = 64
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.checkpoints import CheckpointError, load_state, save_state
+from models.device_memory import cuda_memory, peak_memory
 from models.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from models.progress import Moment, Reporter, Stopped
 from models.specs import OptimizerSpec, ScheduleSpec
@@ -135,13 +137,17 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
         done = _restore(checkpointing.resume, task, optimizer)
     clock = _Clock(task, done)
     saved_at = time.monotonic()
+    second = done.step + 2
     while done.step < task.total:
         if reporter.should_stop():
             _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
             raise Stopped
+        began = time.perf_counter()
         total, count = done.losses if done.step % task.steps_per_epoch else (0.0, 0)
         done.losses = total + _update(task, optimizer, done.step, reporter=reporter, clock=clock), count + 1
         done.step += 1
+        if done.step == second:  # the first brings the libraries up
+            _foretell(task, done.step, seconds=time.perf_counter() - began, reporter=reporter)
         if task.watch is not None and _has_seen_enough(task, task.watch, done, reporter=reporter):
             break
         reporter.progress(done.step, task.total, unit="step", stage=task.stage)
@@ -152,6 +158,17 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
     if task.watch is not None and task.watch.weights is not None:
         task.watch.model.load_state_dict(task.watch.weights)
     return _figures(task, clock.read())
+
+
+def _foretell(task: Task, step: int, *, seconds: float, reporter: Reporter) -> None:
+    """From one measured step: the time that the rest takes, and memory; with CUDA the machine's is the lesser part."""
+    held = peak_memory() / 2**20
+    reporter.metrics(step, {"step_seconds": seconds, "memory_mib": held})
+    left = task.total - step
+    rest = timedelta(seconds=round(seconds * left))
+    log.info("a step takes %.3f s, the other %d about %s; memory so far: %.0f MiB", seconds, left, rest, held)
+    for device, memory in cuda_memory().items():
+        log.info("memory of cuda:%s so far: %.0f MiB", device, memory["reserved"] / 2**20)
 
 
 def _has_seen_enough(task: Task, watch: Watch, done: Progress, *, reporter: Reporter) -> bool:

@@ -62,6 +62,8 @@ def train(
     learner = method.build(params, model, base=base, augment=augment)
     learner.modules.to(device).to(memory_format=torch.channels_last)
     average = None if params.ema is None else Average(learner.published(), decay=params.ema)
+    if params.compile:
+        learner.published().backbone.compile()
     published = learner.published() if average is None else cast(ImageModel, average.model)
     loader = Loader(images, params.batch_size, seed=params.seed, device=device)
     precision = resolve_precision(params.precision, device)
@@ -85,7 +87,7 @@ def train(
     result |= {
         "precision": precision,
         "images": len(images),
-        "warnings": _warnings(method, params, task) + learner.remarks(),
+        "warnings": _warnings(method, params, task, steps=result["steps"]) + learner.remarks(),
     }
     result |= _measured(published, dataset, drawn, device=device, seed=params.seed)
     return TrainingOutcome(published.cpu().eval(), result)
@@ -203,8 +205,12 @@ def _measured(
     return {"knn_accuracy": knn_accuracy(model, images, device=device, seed=seed)}
 
 
-def _warnings(method: Method, params: TrainingParams, task: Task) -> list[dict[str, str]]:
+def _warnings(method: Method, params: TrainingParams, task: Task, *, steps: int) -> list[dict[str, str]]:
     warnings = []
+    if steps < task.total and params.validation is not None:
+        looks = params.validation.patience
+        detail = f"ended after {steps} of {task.total} updates: {looks} looks brought nothing better"
+        warnings.append({"code": "stopped-early", "detail": detail})
     if task.total < method.few_updates:
         warnings.append(
             {

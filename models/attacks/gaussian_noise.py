@@ -11,7 +11,7 @@ from models.attacks.blind import first_that_fools
 from models.attacks.noise import Noise
 from models.attacks.spec import ATTACKS, FORWARD_COST, Attack, AttackParams, pixel_schema
 from models.attacks.victim import Victim
-from models.specs import Pixels
+from models.fields import Pixels
 
 
 class GaussianNoiseParams(AttackParams):

@@ -12,7 +12,7 @@ from models.attacks.noise import Noise
 from models.attacks.objectives import cross_entropy
 from models.attacks.spec import ATTACKS, Attack, SearchParams, pixel_schema
 from models.attacks.victim import Victim
-from models.specs import Pixels
+from models.fields import Pixels
 
 
 class MIFGSMParams(SearchParams):

@@ -14,7 +14,7 @@ from models.attacks.noise import Noise
 from models.attacks.objectives import margin
 from models.attacks.spec import AttackParams, Norm, pixel_schema
 from models.attacks.victim import Victim
-from models.specs import Pixels
+from models.fields import Pixels
 
 _TINY = 1e-30
 _SPREAD = 0.1  # how far before or beyond the found point the boundary is looked for, as a share of the perturbation

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from models.fields import Pixels
 from models.registry import Registry
-from models.specs import Pixels, Spec
+from models.specs import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor

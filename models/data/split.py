@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from models.data.images import ChannelMoments, DataError, Dataset, ImageSet, Progress
-from models.specs import MAX_CLASSES, MAX_LABEL, check_label
+from models.fields import MAX_LABEL, check_label
+from models.specs import MAX_CLASSES
 
 CHUNK_BYTES = 32 << 20
 """Of decoded images at one time, if one image has no more; measuring them takes eight times as much."""

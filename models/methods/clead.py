@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from models.fields import JsonArray
 from models.methods.clead_learner import CLeadLearner
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel
-from models.specs import JsonArray, ModelRef, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
+from models.specs import ModelRef, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
 
 Perturbation = Literal["contrastive", "pseudo-label-online", "pseudo-label-base"]
 

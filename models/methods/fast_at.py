@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from models.attacks.noise import BatchNoise
 from models.attacks.spec import BoundedParams, pixel_schema
+from models.fields import Pixels
 from models.loop import DivergedError
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams, accuracy, strike
 from models.networks import ImageModel, frozen
 from models.progress import Moment
-from models.specs import OptimizerSpec, Pixels, Spec
+from models.specs import OptimizerSpec, Spec
 
 
 class FastAttack(BoundedParams):

@@ -11,11 +11,12 @@ from torch import Tensor
 from models.attacks.iterative import climb
 from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
+from models.fields import JsonArray
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams
 from models.networks import ImageModel, frozen
 from models.progress import Moment
-from models.specs import JsonArray, OptimizerSpec
+from models.specs import OptimizerSpec
 
 
 class FATParams(SupervisedParams):

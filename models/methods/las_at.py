@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.attacks.noise import derive_seed
+from models.fields import JsonArray
 from models.methods.las_at_learner import LASATLearner
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.strategy import StrategyNetwork
 from models.methods.supervised import SupervisedParams
 from models.networks import ImageModel, build_model, initialize
-from models.specs import BackboneSpec, JsonArray, ModelCard, OptimizerSpec, Spec
+from models.specs import BackboneSpec, ModelCard, OptimizerSpec, Spec
 
 Factor = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=1_000)]

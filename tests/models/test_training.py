@@ -131,6 +131,7 @@ def test_two_epochs_lower_the_loss(case: str, digits: Dataset, base: ImageModel,
     assert recorder.done == recorder.total == outcome.result["steps"] == (86 if "watched" in case else 88)
     assert recorder.stages == {METHODS[params(case).method].kind}
     assert {"lr", "gradient_norm", "images_per_second"} <= recorder.series.keys()
+    assert list(recorder.series["step_seconds"]) == [2] and 50 < recorder.series["memory_mib"][2] < 50_000
     assert all(math.isfinite(value) for series in recorder.series.values() for value in series.values())
     attacks = case not in ("standard", "simclr")
     assert 0 <= outcome.result["attack_share"] < 1 and (outcome.result["attack_share"] > 0) == attacks
@@ -161,6 +162,19 @@ def test_a_stopped_run_resumes_to_the_same_bytes(case: str, digits: Dataset, bas
         assert resumed.result.get(name) == unbroken.result.get(name)
     other = run(spec.model_copy(update={"seed": 1}), digits, tmp_path, base=base)
     assert digest(other.model, tmp_path / "c") != digest(unbroken.model, tmp_path / "b")
+
+
+def test_a_compiled_network_learns_the_same(digits: Dataset, tmp_path: Path) -> None:
+    series = []
+    for compiled in (False, True):
+        recorder = Recorder()
+        few = {"name": "digits", "subset": 96}
+        spec = params("pgd-at", compile=compiled, precision="float32", epochs=1, dataset=few)
+        model = run(spec, digits, tmp_path, reporter=recorder).model
+        assert model.backbone._compiled_call_impl is None or compiled
+        series.append(list(recorder.series["loss"].values()))
+        save_model(tmp_path / "model", model)
+    assert series[0] == pytest.approx(series[1], rel=1e-3)
 
 
 def test_every_checkpoint_on_the_way_leads_to_the_same_end(digits: Dataset, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from models.methods.spec import METHODS
 from models.networks import build_model
 from models.progress import Moment, Stopped
 from models.specs import BackboneSpec, ModelCard, OptimizerSpec, ScheduleSpec, ValidationSpec
-from models.training import _trained_on
+from models.training import _trained_on, train
 from models.validation import PGD, NearestMean, Validation
 from tests.models.methods.setting import IMAGES, LABELS, classifier
 from tests.models.recording import Recorder
@@ -171,6 +171,23 @@ def test_the_best_look_is_kept_and_patience_ends(
 def test_the_final_loss_is_that_of_the_epoch_in_which_it_ended(tmp_path: Path) -> None:
     result = optimize(watched(SCORES, keep_best=False, patience=2), Recorder(), checkpointing=Checkpointing(tmp_path))
     assert result["steps"] == 8 and result["final_loss"] == (-4 - 5 - 6 - 7) / 4
+
+
+def test_a_training_that_ends_early_says_so(digits: Dataset, tmp_path: Path) -> None:
+    """Nothing is robust at this radius, so no look is better than the first."""
+    fields = {
+        "dataset": {"name": "digits", "subset": 300},
+        "backbone": {"width": 4, "blocks": [1]},
+        "batch_size": 60,
+        "epochs": 9,
+        "validation": {"images": 60, "eps": 1, "step_size": 1, "steps": 2, "patience": 2},
+    }
+    spec = METHODS["standard"].params.model_validate(fields)
+    arguments: dict[str, Any] = {"init": None, "base": None, "workdir": tmp_path, "resume": None, "device": "cpu"}
+    result = train(spec, digits, reporter=Recorder(), **arguments).result
+    assert result["steps"] == 12 and result[f"best_{PGD}"] <= 0.1
+    (warning,) = result["warnings"]
+    assert warning["code"] == "stopped-early" and warning["detail"].startswith("ended after 12 of 36 updates: 2 looks")
 
 
 def test_a_stopped_run_knows_its_best_look(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -25,6 +26,8 @@ class Registry(Generic[T]):
         self._package = package
         self._entries: dict[str, T] = {}
         self._discovered = False
+        self._discovering = threading.RLock()
+        self._importing = False
 
     def add(self, name: str, entry: T) -> T:
         """Register ``entry``; a name can be taken once (ValueError)."""
@@ -54,9 +57,17 @@ class Registry(Generic[T]):
         return [self._entries[name] for name in self]
 
     def _discover(self) -> None:
+        """Import every file of the package, once; another thread waits until all entries are there."""
         if self._discovered:
             return
-        self._discovered = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
+        with self._discovering:
+            if self._discovered or self._importing:
+                return  # while it is being imported, a file of the package sees what is there so far
+            self._importing = True
+            try:
+                package = importlib.import_module(self._package)
+                for module in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"{self._package}.{module.name}")
+            finally:
+                self._importing = False
+            self._discovered = True

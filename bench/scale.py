@@ -47,17 +47,23 @@ def main() -> None:
         report["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         report["postgres_settings"] = {**POSTGRES, **LOADING}
         report["load_average_before"] = os.getloadavg()
-        for load in LOADS.keys() & options.only:
+        for load in [name for name in LOADS if name in options.only]:
             report.setdefault("routes", {})[load] = _ask(running, *LOADS[load], requests=options.requests)
+            _save(report)
         if "drain" in options.only:
             report["drain"] = drain(running, jobs=options.drain_jobs)
+            _save(report)
     if "pick-up" in options.only:
         report["pick_up"] = pick_up(options.folder, times=options.pick_ups)
     report["load_average_after"] = os.getloadavg()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    _save(report)
     print(table(report["routes"]))
     print(json.dumps({name: report.get(name) for name in ("drain", "pick_up")}, indent=2))
+
+
+def _save(report: dict[str, Any]) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _options() -> argparse.Namespace:

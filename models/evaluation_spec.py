@@ -11,8 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from models.attacks.parsing import AnyAttack, detail, shown
-from models.attacks.spec import ATTACKS, AttackParams, BoundedParams, pixel_schema
-from models.fields import Pixels
+from models.attacks.spec import ATTACKS, AttackParams, BoundedParams
+from models.fields import Pixels, pixel_schema
 from models.specs import EvaluationData, ModelRef, Precision, Seed, Spec
 
 MAX_EXAMPLES = 64

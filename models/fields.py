@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
@@ -34,6 +35,20 @@ def parse_fraction(value: Any) -> Any:
 
 Pixels = Annotated[float, BeforeValidator(parse_fraction, json_schema_input_type=float | str)]
 """A size in pixels of [0, 1], or its fraction as text."""
+
+
+def pixel_schema(*, positive: bool = False, null: bool = False) -> Callable[[dict[str, Any]], None]:
+    """JSON schema of a ``Pixels`` field up to 1,000, since pydantic drops the bounds of such a field from its own."""
+
+    def rewrite(schema: dict[str, Any]) -> None:
+        for key in ("ge", "gt", "le"):
+            schema.pop(key, None)
+        number: dict[str, Any] = {"type": "number", "exclusiveMinimum" if positive else "minimum": 0, "maximum": 1_000}
+        text: dict[str, Any] = {"type": "string", "maxLength": 40, "examples": ["8/255"]}
+        schema["anyOf"] = [number, text, *([{"type": "null"}] if null else [])]
+
+    return rewrite
+
 
 JsonArray = Strict(False)
 """Marks a tuple: JSON writes it as an array, which is not the strict kind of it. Its items stay strict."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.fields import ClassName, JsonArray, Pixels
+from models.fields import ClassName, JsonArray, Pixels, pixel_schema
 
 
 class Spec(BaseModel):
@@ -201,9 +201,21 @@ class ValidationSpec(Spec):
         500, ge=10, le=100_000, description="labelled training images to hold out, stratified; at most a fifth of them"
     )
     every_epochs: float = Field(1.0, gt=0, le=100_000, description="epochs between two looks")
-    eps: Pixels = Field(8 / 255, gt=0, le=1, description="radius of the Linf ball, in pixels of [0, 1]")
+    eps: Pixels = Field(
+        8 / 255,
+        gt=0,
+        le=1_000,
+        description="radius of the Linf ball, in pixels of [0, 1]",
+        json_schema_extra=pixel_schema(positive=True),
+    )
     steps: int = Field(10, ge=1, le=1_000, description="steps of PGD")
-    step_size: Pixels = Field(2 / 255, gt=0, le=1, description="length of a step, in pixels of [0, 1]")
+    step_size: Pixels = Field(
+        2 / 255,
+        gt=0,
+        le=1_000,
+        description="length of a step, in pixels of [0, 1]",
+        json_schema_extra=pixel_schema(positive=True),
+    )
     keep: Literal["last", "best"] = Field(
         "last", description="best: publish the weights of the best look, by accuracy under PGD"
     )

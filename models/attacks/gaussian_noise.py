@@ -9,9 +9,9 @@ from torch import Tensor
 
 from models.attacks.blind import first_that_fools
 from models.attacks.noise import Noise
-from models.attacks.spec import ATTACKS, FORWARD_COST, Attack, AttackParams, pixel_schema
+from models.attacks.spec import ATTACKS, FORWARD_COST, Attack, AttackParams
 from models.attacks.victim import Victim
-from models.fields import Pixels
+from models.fields import Pixels, pixel_schema
 
 
 class GaussianNoiseParams(AttackParams):

@@ -10,9 +10,9 @@ from torch import Tensor
 from models.attacks.iterative import search
 from models.attacks.noise import Noise
 from models.attacks.objectives import cross_entropy
-from models.attacks.spec import ATTACKS, Attack, SearchParams, pixel_schema
+from models.attacks.spec import ATTACKS, Attack, SearchParams
 from models.attacks.victim import Victim
-from models.fields import Pixels
+from models.fields import Pixels, pixel_schema
 
 
 class MIFGSMParams(SearchParams):

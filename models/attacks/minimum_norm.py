@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.attacks.noise import Noise
 from models.attacks.objectives import margin
-from models.attacks.spec import AttackParams, Norm, pixel_schema
+from models.attacks.spec import AttackParams, Norm
 from models.attacks.victim import Victim
-from models.fields import Pixels
+from models.fields import Pixels, pixel_schema
 
 _TINY = 1e-30
 _SPREAD = 0.1  # how far before or beyond the found point the boundary is looked for, as a share of the perturbation

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from models.fields import Pixels
+from models.fields import Pixels, pixel_schema
 from models.registry import Registry
 from models.specs import Spec
 
@@ -22,19 +22,6 @@ FORWARD_COST = 0.4
 """What a pass without a gradient costs, in passes with one."""
 
 _USUAL_EPS: dict[Norm, float] = {"linf": 8 / 255, "l2": 0.5}
-
-
-def pixel_schema(*, positive: bool = False, null: bool = False) -> Callable[[dict[str, Any]], None]:
-    """JSON schema of a ``Pixels`` field up to 1,000, since pydantic drops the bounds of such a field from its own."""
-
-    def rewrite(schema: dict[str, Any]) -> None:
-        for key in ("ge", "gt", "le"):
-            schema.pop(key, None)
-        number: dict[str, Any] = {"type": "number", "exclusiveMinimum" if positive else "minimum": 0, "maximum": 1_000}
-        text: dict[str, Any] = {"type": "string", "maxLength": 40, "examples": ["8/255"]}
-        schema["anyOf"] = [number, text, *([{"type": "null"}] if null else [])]
-
-    return rewrite
 
 
 class AttackParams(Spec):

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from models.attacks.noise import BatchNoise
-from models.attacks.spec import BoundedParams, pixel_schema
-from models.fields import Pixels
+from models.attacks.spec import BoundedParams
+from models.fields import Pixels, pixel_schema
 from models.loop import DivergedError
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams, accuracy, strike

@@ -13,9 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attacks.iterative import ascend
-from models.attacks.noise import BatchNoise
-from models.attacks.threat import threat_model
+from models.methods.attacking import climbing
 from models.methods.norms import AuxiliaryNorms
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedParams, accuracy
@@ -61,14 +59,11 @@ class AdvPropLearner:
     def _perturb(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
         attack, objective = self._attack, OBJECTIVES[self._attack.name]
         with frozen(self.modules):
-            return ascend(
+            return climbing(
                 lambda points: objective(self._auxiliary(points), labels),
                 images,
-                threat=threat_model(attack.norm, attack.eps),
-                steps=attack.steps,
-                step_size=attack.step_size,
-                noise=BatchNoise(generator),
-                random_start=attack.random_start,
+                attack=attack,
+                generator=generator,
             )
 
     def remarks(self) -> list[dict[str, str]]:

@@ -9,10 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.attacks.iterative import ascend
-from models.attacks.noise import BatchNoise, derive_seed
-from models.attacks.threat import threat_model
+from models.attacks.noise import derive_seed
 from models.losses import NTXent
+from models.methods.attacking import climbing
 from models.methods.spec import Augment, TrainingAttack
 from models.networks import ImageModel, ProjectionHead, frozen, initialize
 from models.progress import Moment
@@ -112,15 +111,12 @@ class ContrastiveLearner:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        return ascend(
+        return climbing(
             # Times N: the mean over the batch becomes a sum, so that each image climbs at its own scale.
             lambda points: self.criterion(*views(points)) * len(points),
             images,
-            threat=threat_model(attack.norm, attack.eps),
-            steps=attack.steps,
-            step_size=attack.step_size,
-            noise=BatchNoise(generator),
-            random_start=attack.random_start,
+            attack=attack,
+            generator=generator,
         )
 
     def remarks(self) -> list[dict[str, str]]:

@@ -9,9 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attacks.iterative import ascend
-from models.attacks.noise import BatchNoise, derive_seed
-from models.attacks.threat import threat_model
+from models.attacks.noise import derive_seed
+from models.methods.attacking import climbing
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel, IncompatibleModelError, frozen, initialize
 from models.progress import Moment
@@ -93,14 +92,11 @@ class DeACLLearner:
         with frozen(self._student):
             with torch.no_grad():
                 clean = self._student.features(images).float()
-            return ascend(
+            return climbing(
                 lambda points: -functional.cosine_similarity(self._student.features(points).float(), clean),
                 images,
-                threat=threat_model(attack.norm, attack.eps),
-                steps=attack.steps,
-                step_size=attack.step_size,
-                noise=BatchNoise(generator),
-                random_start=attack.random_start,
+                attack=attack,
+                generator=generator,
             )
 
     def remarks(self) -> list[dict[str, str]]:

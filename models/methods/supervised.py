@@ -9,10 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attacks.iterative import ascend
-from models.attacks.noise import BatchNoise
 from models.attacks.objectives import cross_entropy, margin
-from models.attacks.threat import threat_model
+from models.methods.attacking import climbing
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.weights import WorstWeights
 from models.networks import ImageModel, frozen
@@ -106,14 +104,11 @@ def strike(
     """The last iterate of ``attack`` on classifier ``model``, held still, at images (N, C, H, W) in [0, 1]."""
     objective = OBJECTIVES[attack.name]
     with frozen(model):
-        return ascend(
+        return climbing(
             lambda points: objective(model(points), labels),
             images,
-            threat=threat_model(attack.norm, attack.eps),
-            steps=attack.steps,
-            step_size=attack.step_size,
-            noise=BatchNoise(generator),
-            random_start=attack.random_start,
+            attack=attack,
+            generator=generator,
         )
 
 

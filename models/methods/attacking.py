@@ -1,0 +1,28 @@
+"""The step that the methods' own attacks share: a training attack, climbing whatever the method says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.attacks.iterative import ascend
+from models.attacks.noise import BatchNoise
+from models.attacks.threat import threat_model
+from models.methods.spec import TrainingAttack
+
+
+def climbing(
+    objective: Callable[[Tensor], Tensor], images: Tensor, *, attack: TrainingAttack, generator: torch.Generator
+) -> Tensor:
+    """The last iterate of ``attack`` on images (N, C, H, W) in [0, 1]; ``objective`` as in :func:`ascend`."""
+    return ascend(
+        objective,
+        images,
+        threat=threat_model(attack.norm, attack.eps),
+        steps=attack.steps,
+        step_size=attack.step_size,
+        noise=BatchNoise(generator),
+        random_start=attack.random_start,
+    )

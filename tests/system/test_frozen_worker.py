@@ -9,7 +9,17 @@ from app.records import Job
 from app.services import models
 from tests.deployment import Deployment
 from tests.servers import wait_for
-from tests.system.trainings import MEDIUM, QUICK, checkpoints, child_of, lives, unbroken, wait_for_checkpoint, weights
+from tests.system.trainings import (
+    MEDIUM,
+    QUICK,
+    checkpoints,
+    child_of,
+    freeze,
+    lives,
+    unbroken,
+    wait_for_checkpoint,
+    weights,
+)
 
 
 def test_a_frozen_worker_wakes_to_find_its_writes_fenced_off(deployment: Deployment) -> None:
@@ -18,8 +28,7 @@ def test_a_frozen_worker_wakes_to_find_its_writes_fenced_off(deployment: Deploym
     frozen = deployment.start_worker()
     wait_for_checkpoint(deployment, job_id)
     child = child_of(frozen)
-    for pid in (frozen.pid, child):
-        os.kill(pid, signal.SIGSTOP)
+    freeze(deployment, frozen.pid, child)
     held = deployment.job(job_id)
 
     second = deployment.start_worker()

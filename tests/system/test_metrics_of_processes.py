@@ -13,7 +13,7 @@ from tests.app.api.test_telemetry import Samples, samples
 from tests.deployment import Deployment
 from tests.servers import free_port, wait_for
 from tests.system.test_serve import BODY
-from tests.system.trainings import child_of, start_api, wait_for_checkpoint
+from tests.system.trainings import child_of, freeze, start_api, wait_for_checkpoint
 
 LONG = {**BODY, "epochs": 2000}
 
@@ -74,7 +74,7 @@ def test_a_lost_lease_is_told_by_the_loser_and_by_who_takes_over(laptop: Deploym
     first = Metered(laptop)
     job_id = laptop.submit("train", LONG)
     wait_for_checkpoint(laptop, job_id)
-    os.kill(first.process.pid, signal.SIGSTOP)  # a machine that stalls: its lease runs out
+    freeze(laptop, first.process.pid)  # a machine that stalls: its lease runs out
     second = Metered(laptop)
     wait_for(lambda: laptop.job(job_id).attempt == 2, seconds=60, what="the second attempt")
     os.kill(first.process.pid, signal.SIGCONT)

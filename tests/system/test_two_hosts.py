@@ -29,12 +29,12 @@ from tests.deployment import ROOT, Deployment
 from tests.namespaces import Host, network
 from tests.servers import free_port, postgres_in, redis_on, s3_on, wait_for
 from tests.system.trainings import PRETRAIN as TRAINING
-from tests.system.trainings import child_of, lives, wait_for_checkpoint
+from tests.system.trainings import QUICK, child_of, lives, wait_for_checkpoint
 
 pytestmark = pytest.mark.timeout(600)
 
-BODY = {**TRAINING, "epochs": 6}
-FAST = {"lease_seconds": 6, "heartbeat_seconds": 0.5, "reaper_seconds": 0.5, "checkpoint_seconds": 1.0}
+BODY = {**TRAINING, "epochs": 30}  # a fast machine must be cut off before it is done
+FAST = {"lease_seconds": 6, "heartbeat_seconds": 0.5, "reaper_seconds": 0.5, "checkpoint_seconds": 0.5}
 
 
 @dataclass
@@ -111,6 +111,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             deployment.close()
 
 
+@pytest.fixture
+def workers(site: Site) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    started = site.start_workers()
+    yield started
+    for worker in started.values():
+        site.deployment.kill(worker)
+
+
 def new_database_by(socket: str) -> str:
     database = Database(socket.format("postgres"))
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
@@ -124,9 +132,10 @@ def cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def test_a_host_that_is_cut_off_loses_its_job_to_the_other_and_the_weights_are_the_same(site: Site) -> None:
+def test_a_host_that_is_cut_off_loses_its_job_to_the_other_and_the_weights_are_the_same(
+    site: Site, workers: dict[str, subprocess.Popen[bytes]]
+) -> None:
     deployment = site.deployment
-    workers = site.start_workers()
     undisturbed = deployment.submit("pretrain", BODY, announce=False)
     assert deployment.wait(undisturbed, seconds=240).status == "succeeded", site.logs()
 
@@ -162,9 +171,7 @@ def test_a_host_that_is_cut_off_loses_its_job_to_the_other_and_the_weights_are_t
     site.wait_for_loss(second, taken)
     wait_for(lambda: not lives(heir), seconds=60, what="the end of the second child")
     second.mend()
-    for worker in workers.values():
-        assert worker.poll() is None
-        deployment.kill(worker)
+    assert [worker.poll() for worker in workers.values()] == [None, None]
 
 
 def owner(job: Job) -> int:
@@ -172,9 +179,10 @@ def owner(job: Job) -> int:
     return int(str(job.owner).split("-")[-2])
 
 
-def test_both_hosts_work_on_one_evaluation(site: Site) -> None:
+def test_both_hosts_work_on_one_evaluation(site: Site, workers: dict[str, subprocess.Popen[bytes]]) -> None:
     deployment = site.deployment
-    workers = site.start_workers()
+    pretrained = deployment.submit("pretrain", QUICK, announce=False)
+    assert deployment.wait(pretrained, seconds=240).status == "succeeded", site.logs()
     probe: dict[str, Any] = {"model": "tiny", "dataset": {"name": "digits"}, "epochs": 1, "register_as": "probed"}
     trained = deployment.submit("probe", probe, announce=False)
     assert deployment.wait(trained, seconds=240).status == "succeeded", site.logs()

@@ -63,6 +63,16 @@ def check_label(text: str) -> str:
     return text
 
 
+ChunkSize = Annotated[
+    int | None,
+    Field(
+        ge=2,
+        le=65_536,
+        description="images a pass through the network, all views counted, where a batch does not fit into memory: "
+        "about one pass more for each update, and batch normalization by the pass; null: all in one",
+    ),
+]
+"""How a contrastive training's batch is cut for the network."""
 MAX_LABEL = 200
 ClassName = Annotated[str, Field(max_length=MAX_LABEL), AfterValidator(check_label)]
 """Name of a class."""

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.checkpoints import CheckpointError, load_state, save_state
 from models.device_memory import cuda_memory, peak_memory
+from models.distributed import agreed, average_gradients, mean, rank
 from models.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from models.progress import Moment, Reporter, Stopped
 from models.specs import OptimizerSpec, ScheduleSpec
@@ -139,7 +140,7 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
     saved_at = time.monotonic()
     second = done.step + 2
     while done.step < task.total:
-        if reporter.should_stop():
+        if agreed(reporter.should_stop):
             _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
             raise Stopped
         began = time.perf_counter()
@@ -161,7 +162,12 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
 
 
 def _foretell(task: Task, step: int, *, seconds: float, reporter: Reporter) -> None:
-    """From one measured step: the time that the rest takes, and memory; with CUDA the machine's is the lesser part."""
+    """From one measured step: the time that the rest takes, and memory; with CUDA the machine's is the lesser part.
+
+    Both of the first process, where there are several.
+    """
+    if rank() > 0:
+        return
     held = peak_memory() / 2**20
     reporter.metrics(step, {"step_seconds": seconds, "memory_mib": held})
     left = task.total - step
@@ -175,7 +181,7 @@ def _has_seen_enough(task: Task, watch: Watch, done: Progress, *, reporter: Repo
     """Look at the held-out images if it is time to; whether the training should end here."""
     if done.step % watch.every and done.step < task.total:
         return False
-    values = watch.look()
+    values = agreed(watch.look)
     reporter.metrics(done.step, values)
     if values[watch.score] > done.best:
         done.best, done.best_step, done.looks = values[watch.score], done.step, 0
@@ -214,10 +220,11 @@ def _update(task: Task, optimizer: Optimizer, step: int, *, reporter: Reporter, 
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
     loss, extra = task.loss(Moment(step, task.total, step / task.steps_per_epoch, lr))
-    value = loss.item()
+    value = mean(loss).item()
     if not math.isfinite(value):
         raise DivergedError(f"the loss is {value} at step {step + 1}; a lower learning rate or a warm-up may help")
     loss.backward()  # type: ignore[no-untyped-call]
+    average_gradients(task.modules.parameters())
     number = step + 1
     if number == 1 or number == task.total or number % max(10, task.total // 100) == 0:
         norm = gradient_norm(task.modules.parameters()).item()
@@ -237,7 +244,7 @@ def _report(
     values["images_per_second"] = number * task.batch_size / done.seconds
     if done.attack_seconds > 0:
         values["attack_share"] = done.attack_seconds / done.seconds
-    reporter.metrics(number, values | {name: value.item() for name, value in extra.items()})
+    reporter.metrics(number, values | {name: mean(value).item() for name, value in extra.items()})
 
 
 def _figures(task: Task, done: Progress) -> dict[str, Any]:
@@ -255,6 +262,8 @@ def _figures(task: Task, done: Progress) -> dict[str, Any]:
 def _save(
     task: Task, optimizer: Optimizer, done: Progress, *, checkpointing: Checkpointing, reporter: Reporter
 ) -> None:
+    if rank() > 0:
+        return  # the first process's serves all
     path = checkpointing.workdir / f"resume-{done.step:09d}.pt"
     state = {
         "version": STATE_VERSION,

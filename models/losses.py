@@ -7,12 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.distributed import gathered, rank
+
 
 class NTXent(nn.Module):
     """Normalized temperature-scaled cross-entropy over the M·N views of N images (Chen et al. 2020, Eq. 1, M = 2).
 
     ℓ(i, j) = −log( exp(sim(z_i, z_j)/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ) ), averaged over all ordered pairs of views of
-    one image; all other views are in the sum below. ``temperature`` τ must be positive and finite.
+    one image; all other views are in the sum below. ``temperature`` τ must be positive and finite. Where several
+    processes train together, N is the number of all their images, and each gets the loss of the whole batch.
     """
 
     def __init__(self, temperature: float) -> None:
@@ -26,6 +29,7 @@ class NTXent(nn.Module):
         shapes = {view.shape for view in views}
         if len(views) < 2 or len(shapes) > 1 or views[0].dim() != 2:
             raise ValueError(f"two or more views of one shape (N, D) are needed, not {[tuple(v.shape) for v in views]}")
+        views = tuple(gathered(view) for view in views)
         versions, count = len(views), len(views[0])
         every = torch.cat(views)
         every = every if every.dtype == torch.float64 else every.float()
@@ -60,13 +64,14 @@ class CLeadLoss(nn.Module):
 def contrastive_margin(perturbed: Tensor, clean: Tensor) -> Tensor:
     """max_{k≠i} sim(z'_i, z_k) − sim(z'_i, z_i) of unit vectors (N, D): (N,); the label-free form of CW's margin.
 
-    Positive exactly where a perturbed image is nearer to another image than to its own.
+    Positive exactly where a perturbed image is nearer to another image than to its own; the others are those of all
+    processes.
     """
+    own = torch.arange(len(clean), device=clean.device)[:, None] + rank() * len(clean)
     with torch.autocast(clean.device.type, enabled=False):
-        similarity = perturbed.float() @ clean.float().T
-    own = similarity.diagonal()
-    itself = torch.eye(len(clean), dtype=torch.bool, device=clean.device)
-    return similarity.masked_fill(itself, float("-inf")).amax(dim=1) - own
+        similarity = perturbed.float() @ gathered(clean).float().T
+    others = similarity.scatter(1, own, float("-inf"))
+    return others.amax(dim=1) - similarity.gather(1, own).squeeze(1)
 
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from models.fields import ClassName, JsonArray, Pixels, pixel_schema
 
@@ -248,6 +248,13 @@ class TrainingParams(Spec):
     compile: bool = Field(
         False, description="run the network through torch.compile, which needs a compiler: pays off on long trainings"
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="devices of one machine that share each batch, which must be a multiple of them; the model is the "
+        "one that a single device would give, up to rounding",
+    )
     ema: float | None = Field(
         None,
         gt=0,
@@ -255,6 +262,14 @@ class TrainingParams(Spec):
         description="publish a moving average of the weights with this decay a step, such as 0.999; null: the last",
     )
     seed: Seed = 0
+
+    @field_validator("devices")
+    @classmethod
+    def _share_alike(cls, devices: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size")
+        if batch_size is not None and batch_size % devices:
+            raise ValueError(f"a batch of {batch_size} images cannot be shared alike by {devices} devices")
+        return devices
 
 
 MAX_CHANNELS = 16

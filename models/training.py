@@ -13,6 +13,7 @@ from torch import Tensor
 from models.attacks.noise import derive_seed
 from models.data.images import DataError, Dataset, ImageSet, labelled, stratified, subset
 from models.data.loader import Augmentation, Loader
+from models.distributed import alone, rank, synchronize
 from models.loop import Average, Checkpointing, Task, Watch, optimize
 from models.measurement import accuracy_of, knn_accuracy
 from models.methods.spec import METHODS, Learner, Method
@@ -49,8 +50,11 @@ def train(
 
     ``init``: its backbone and normalization are started from. ``base``: the model of ``params.base_model``.
     Resume checkpoints are written into ``workdir`` every ``checkpoint_seconds`` (and every ``checkpoint_steps``, if
-    given); ``resume`` is one of them. Raises :class:`models.progress.Stopped`, :class:`models.loop.DivergedError`,
-    :class:`IncompatibleModelError`, :class:`models.data.DataError`, :class:`models.checkpoints.CheckpointError`.
+    given); ``resume`` is one of them. Where several processes train together (:mod:`models.distributed`), each calls
+    this with its own ``device``; the first alone writes checkpoints and measures. Raises
+    :class:`models.progress.Stopped`, :class:`models.loop.DivergedError`, :class:`IncompatibleModelError`,
+    :class:`models.distributed.UnsynchronizableError`, :class:`models.data.DataError`,
+    :class:`models.checkpoints.CheckpointError`.
     """
     device = pick_device(device) if isinstance(device, str) else device
     method = METHODS[params.method]
@@ -60,6 +64,7 @@ def train(
     augment = Augmentation(params.augmentation)
     model = _starting_model(method, params, dataset, classes=images.classes, init=init)
     learner = method.build(params, model, base=base, augment=augment)
+    synchronize(learner.modules)
     learner.modules.to(device).to(memory_format=torch.channels_last)
     average = None if params.ema is None else Average(learner.published(), decay=params.ema)
     if params.compile:
@@ -89,7 +94,9 @@ def train(
         "images": len(images),
         "warnings": _warnings(method, params, task, steps=result["steps"]) + learner.remarks(),
     }
-    result |= _measured(published, dataset, drawn, device=device, seed=params.seed)
+    if rank() == 0:
+        with alone():
+            result |= _measured(published, dataset, drawn, device=device, seed=params.seed)
     return TrainingOutcome(published.cpu().eval(), result)
 
 

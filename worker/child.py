@@ -44,6 +44,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _another_attempt_may_do(error: BaseException) -> bool:
+    from worker.crew import LostProcessError
+
+    return is_out_of_memory(error) or is_disk_full(error) or isinstance(error, LostProcessError)
+
+
 def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_FULL
 
@@ -56,7 +62,8 @@ def main(log_level: str) -> int:
     pipe = Pipe()
     fields = pipe.receive_task()
     try:
-        from worker.runs import Task, run
+        from worker.runs import run
+        from worker.task import Task
 
         limit_memory(fields.pop("memory_bytes"))
         run(Task.parse(fields), pipe)
@@ -65,7 +72,7 @@ def main(log_level: str) -> int:
     except Exception as error:  # whatever it was, the job's owner is told and the worker lives on
         log.exception("the job failed")
         # The machine's want is not the job's fault: another attempt, or another worker, may have more.
-        pipe.send("error", error=problem(error), again=is_out_of_memory(error) or is_disk_full(error))
+        pipe.send("error", error=problem(error), again=_another_attempt_may_do(error))
     else:
         pipe.send("done")
     return 0

@@ -8,81 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
-from models.checkpoints import load_model, save_model
+from models.checkpoints import save_model
 from models.corruption_evaluation import evaluate_corruptions
 from models.corruption_spec import CorruptionParams
-from models.data import Dataset, ImageSet, load, subset
+from models.data import Dataset, ImageSet
 from models.evaluation import EvaluationResult, conclude, evaluate
 from models.evaluation_evidence import Evidence, load_evidence, merge, save_evidence
 from models.evaluation_shards import Shard, ShardParams, measure_shard
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
-from models.networks import ImageModel
 from models.precision import pick_device
 from models.probe_spec import ProbeParams
 from models.probing import probe
-from models.specs import EvaluationData, ModelCard
+from models.progress import Reporter
 from models.training import TrainingOutcome, train
+from worker.crew import crew
 from worker.pictures import write_example
 from worker.pipe import Pipe
-
-
-@dataclass(frozen=True)
-class Task:
-    """The supervisor's first line (see :func:`worker.inputs.prepare`)."""
-
-    kind: str
-    spec: dict[str, Any]
-    folder: Path
-    data_root: Path
-    device: str
-    threads: int
-    checkpoint_seconds: float
-    models: dict[str, dict[str, Any]]
-    upload: Path | None
-    resume: Path | None
-    evidence: tuple[Path | None, ...]
-
-    @classmethod
-    def parse(cls, fields: dict[str, Any]) -> Task:
-        paths = {name: Path(fields[name]) if fields[name] else None for name in ("upload", "resume")}
-        folders = {name: Path(fields[name]) for name in ("folder", "data_root")}
-        evidence = tuple(None if path is None else Path(path) for path in fields["evidence"])
-        return cls(**{**fields, **paths, **folders, "evidence": evidence})
-
-    def dataset(self, pipe: Pipe) -> Dataset:
-        return load(self.spec["dataset"]["name"], root=self.data_root, upload=self.upload, progress=pipe.progress)
-
-    def images(self, data: EvaluationData, pipe: Pipe) -> tuple[ImageSet, str]:
-        """The part of the data set that is evaluated on, and the SHA-256 of the whole set."""
-        dataset = self.dataset(pipe)
-        split = dataset.train if data.split == "train" else dataset.test
-        return subset(split, data.subset, seed=data.seed), dataset.sha256
-
-    def model(self, field: str) -> ImageModel | None:
-        """The model that this field of the spec names; None for a field left null."""
-        if field not in self.models:
-            return None
-        given = self.models[field]
-        return load_model(Path(given["path"]), ModelCard.model_validate(given["card"]))
-
-    def sources(self) -> dict[str, nn.Module]:
-        """The models that fields inside the spec name (transfer attacks' sources), by reference, each loaded once."""
-        nested = {given["reference"]: field for field, given in self.models.items() if "/" in field}
-        return {reference: model for reference, field in nested.items() if (model := self.model(field)) is not None}
-
-    def needed_model(self) -> ImageModel:
-        model = self.model("model")
-        assert model is not None, "the field `model` is not optional where it is used"
-        return model
+from worker.task import Task
 
 
 def run(task: Task, pipe: Pipe) -> None:
@@ -101,18 +50,25 @@ def run(task: Task, pipe: Pipe) -> None:
 
 
 def _train(task: Task, pipe: Pipe) -> None:
-    outcome = train(
+    dataset = task.dataset(pipe)  # before there are mates, who would fetch it, too
+    with crew(task, pipe=pipe) as device:
+        outcome = train_as(task, dataset, pipe, device=device)
+    _leave_model(task, outcome)
+
+
+def train_as(task: Task, dataset: Dataset, reporter: Reporter, *, device: torch.device) -> TrainingOutcome:
+    """The training of the task, as one of its processes."""
+    return train(
         METHODS[task.spec["method"]].params.model_validate(task.spec),
-        task.dataset(pipe),
+        dataset,
         init=task.model("init"),
         base=task.model("base_model"),
         workdir=task.folder,
         resume=task.resume,
-        reporter=pipe,
-        device=task.device,
+        reporter=reporter,
+        device=device,
         checkpoint_seconds=task.checkpoint_seconds,
     )
-    _leave_model(task, outcome)
 
 
 def _probe(task: Task, pipe: Pipe) -> None:

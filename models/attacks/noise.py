@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.distributed import drawn
+
 
 class Noise(Protocol):
     """Random numbers for the N images of one batch; ``like`` has N as its first dimension."""
@@ -30,10 +32,14 @@ class Noise(Protocol):
 
 
 class BatchNoise:
-    """Numbers in the order of one generator: cheap, for training, where an image is never looked at alone."""
+    """Numbers in the order of one generator: cheap, for training, where an image is never looked at alone.
 
-    def __init__(self, generator: torch.Generator) -> None:
+    ``parts``: how many views of the batch lie one after another in what is drawn for.
+    """
+
+    def __init__(self, generator: torch.Generator, *, parts: int = 1) -> None:
         self._generator = generator
+        self._parts = parts
 
     def uniform(self, like: Tensor) -> Tensor:
         return self._draw(torch.rand, like).mul_(2).sub_(1)
@@ -55,7 +61,10 @@ class BatchNoise:
 
     def _draw(self, sample: Callable[..., Tensor], like: Tensor) -> Tensor:
         device = self._generator.device
-        return sample(like.shape, generator=self._generator, device=device, dtype=like.dtype).to(like.device)
+        numbers = drawn(
+            sample, *like.shape, parts=self._parts, generator=self._generator, device=device, dtype=like.dtype
+        )
+        return numbers.to(like.device)
 
 
 class PerImageNoise:

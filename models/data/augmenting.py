@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.distributed import drawn
+
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in an image's brightness (ITU-R BT.601)."""
 RATIOS = (3 / 4, 4 / 3)
@@ -27,7 +29,7 @@ def resized_crop(images: Tensor, generator: torch.Generator, *, smallest: float)
     count, device = len(images), images.device
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator, device=device)
+        return low + (high - low) * drawn(torch.rand, count, generator=generator, device=device)
 
     area, ratio = uniform(smallest, 1), uniform(math.log(RATIOS[0]), math.log(RATIOS[1])).exp()
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
@@ -49,12 +51,12 @@ def jitter(images: Tensor, generator: torch.Generator, *, strength: float) -> Te
     count, device = len(images), images.device
 
     def around(middle: float, deviation: float) -> Tensor:
-        drawn = torch.rand(count, 1, 1, 1, generator=generator, device=device)
-        return middle + strength * deviation * (2 * drawn - 1)
+        uniform = drawn(torch.rand, count, 1, 1, 1, generator=generator, device=device)
+        return middle + strength * deviation * (2 * uniform - 1)
 
     brightness, contrast, saturation = (around(1, DEVIATION) for _ in range(3))
     turn = around(0, TURN)
-    chosen = torch.rand(count, 1, 1, 1, generator=generator, device=device) < JITTERED * strength
+    chosen = drawn(torch.rand, count, 1, 1, 1, generator=generator, device=device) < JITTERED * strength
     changed = adjusted(images, brightness=brightness, contrast=contrast, saturation=saturation, turn=turn)
     return torch.where(chosen, changed, images)
 
@@ -78,7 +80,7 @@ def some_gray(images: Tensor, generator: torch.Generator, *, share: float) -> Te
     """Images (N, C, H, W) of which a random ``share`` has lost its colour; of three channels, or nothing is done."""
     if images.shape[1] != 3:
         return images
-    chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < share
+    chosen = drawn(torch.rand, len(images), 1, 1, 1, generator=generator, device=images.device) < share
     return torch.where(chosen, _gray(images).expand_as(images), images)
 
 

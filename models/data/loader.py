@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from models.data.augmenting import jitter, resized_crop, some_gray
 from models.data.images import DataError, ImageSet
+from models.distributed import drawn, own_rows
 from models.randomness import generator_for
 from models.specs import AugmentationSpec
 
@@ -15,7 +18,8 @@ from models.specs import AugmentationSpec
 class Loader:
     """Shuffled batches of a device-resident uint8 data set; which images are in batch t depends on (seed, t) alone.
 
-    Every epoch is a fresh permutation; what does not fill a batch is left out of that epoch.
+    Every epoch is a fresh permutation; what does not fill a batch is left out of that epoch. Where several processes
+    train together, each gets its part of the batch.
     """
 
     def __init__(self, images: ImageSet, batch_size: int, *, seed: int, device: torch.device) -> None:
@@ -39,7 +43,8 @@ class Loader:
             # On the CPU whatever the device is, so that the order is the same everywhere.
             self._order = torch.randperm(len(self._images), generator=generator_for(self._seed, "order", epoch))
             self._epoch = epoch
-        return self._order[position * self._batch_size : (position + 1) * self._batch_size].to(self._images.device)
+        chosen = self._order[position * self._batch_size : (position + 1) * self._batch_size]
+        return own_rows(chosen).to(self._images.device)
 
     def labels(self, step: int) -> Tensor:
         """Labels (B,) of batch ``step``."""
@@ -85,10 +90,11 @@ def _shifted(images: Tensor, generator: torch.Generator, *, padding: int, flip: 
     rows = torch.arange(height, device=device).expand(count, height)
     columns = torch.arange(width, device=device).expand(count, width)
     if flip:
-        mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
+        mirrored = drawn(torch.rand, count, 1, generator=generator, device=device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
     if padding:
-        shift = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=device)
+        sample = partial(torch.randint, 2 * padding + 1)
+        shift = drawn(sample, 2, count, 1, dim=1, generator=generator, device=device)
         rows, columns = rows + shift[0], columns + shift[1]
         images = functional.pad(images, (padding,) * 4)
     chosen = torch.arange(count, device=device)[:, None, None]

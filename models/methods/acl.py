@@ -13,7 +13,6 @@ from models.methods.norms import AuxiliaryNorms
 from models.methods.spec import METHODS, Augment, Learner, Method
 from models.networks import ImageModel
 from models.progress import Moment
-from models.specs import ProjectionSpec
 
 Streams = Literal["a2a", "a2s", "ds"]
 
@@ -37,14 +36,12 @@ class ACLLearner(ContrastiveLearner):
         self,
         encoder: ImageModel,
         augment: Augment,
+        params: ContrastiveParams,
         *,
         streams: Streams,
         attack: ContrastiveAttack,
-        temperature: float,
-        projection: ProjectionSpec,
-        seed: int,
     ) -> None:
-        super().__init__(encoder, augment, temperature=temperature, projection=projection, seed=seed)
+        super().__init__(encoder, augment, params)
         self._streams = streams
         self._attack = attack
         self._clean_norms = AuxiliaryNorms(encoder) if streams == "ds" else None
@@ -58,13 +55,12 @@ class ACLLearner(ContrastiveLearner):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self._streams == "a2s":
             attacked = self.attack_one(first, second, attack=self._attack, generator=generator)
-            return self.criterion(*self.embed(torch.cat((attacked, second))).chunk(2)), {}
+            return self.criterion(*self.embed(attacked, second)), {}
         moved = self.attack_both(first, second, attack=self._attack, generator=generator)
-        adversarial = self.criterion(*self.embed(torch.cat(moved)).chunk(2))
+        adversarial = self.criterion(*self.embed(*moved))
         if self._clean_norms is None:
             return adversarial, {}
-        plain = self._projection(self._clean_norms(torch.cat((first, second))))
-        clean = self.criterion(*plain.chunk(2))
+        clean = self.criterion(*self.embed(first, second, by=self._clean_norms))
         extra = self.adversarial_weight(moment)
         loss = ((1 - extra) * clean + (1 + extra) * adversarial) / 2
         return loss, {"clean_loss": clean.detach(), "adversarial_loss": adversarial.detach()}
@@ -76,15 +72,7 @@ class ACLLearner(ContrastiveLearner):
 
 
 def build(params: ACLParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
-    return ACLLearner(
-        model,
-        augment,
-        streams=params.streams,
-        attack=params.attack,
-        temperature=params.temperature,
-        projection=params.projection,
-        seed=params.seed,
-    )
+    return ACLLearner(model, augment, params, streams=params.streams, attack=params.attack)
 
 
 METHODS.add(

@@ -14,15 +14,23 @@ from models.methods.spec import TrainingAttack
 
 
 def climbing(
-    objective: Callable[[Tensor], Tensor], images: Tensor, *, attack: TrainingAttack, generator: torch.Generator
+    objective: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    attack: TrainingAttack,
+    generator: torch.Generator,
+    parts: int = 1,
 ) -> Tensor:
-    """The last iterate of ``attack`` on images (N, C, H, W) in [0, 1]; ``objective`` as in :func:`ascend`."""
+    """The last iterate of ``attack`` on images (N, C, H, W) in [0, 1]; ``objective`` as in :func:`ascend`.
+
+    ``parts``: how many views of the batch the images are, one after another.
+    """
     return ascend(
         objective,
         images,
         threat=threat_model(attack.norm, attack.eps),
         steps=attack.steps,
         step_size=attack.step_size,
-        noise=BatchNoise(generator),
+        noise=BatchNoise(generator, parts=parts),
         random_start=attack.random_start,
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from models.fields import JsonArray
+from models.fields import ChunkSize, JsonArray
 from models.methods.clead_learner import CLeadLearner
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel
@@ -37,6 +37,7 @@ class CLeadParams(TrainingParams):
     )
     temperature: float = Field(0.1, ge=0.001, le=100, description="τ of the contrastive loss")
     projection: ProjectionSpec = ProjectionSpec()
+    chunk_size: ChunkSize = None
     perturbation: Perturbation = Field(
         "contrastive",
         description="what the perturbations climb. contrastive: the contrastive loss itself, without labels; "
@@ -72,6 +73,7 @@ def build(params: CLeadParams, model: ImageModel, *, base: ImageModel | None, au
         projection=params.projection,
         guide=params.perturbation,
         crops=params.crops,
+        chunk_size=params.chunk_size,
         base=base,
         seed=params.seed,
     )

@@ -14,6 +14,7 @@ from models.attacks.iterative import ascend
 from models.attacks.noise import BatchNoise, derive_seed
 from models.attacks.threat import threat_model
 from models.losses import CLeadLoss, contrastive_margin
+from models.methods.chunks import in_chunks
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.supervised import OBJECTIVES
 from models.networks import Classifier, ImageModel, IncompatibleModelError, ProjectionHead, frozen, initialize
@@ -42,6 +43,7 @@ class CLeadLearner:
         projection: ProjectionSpec,
         guide: Literal["contrastive", "pseudo-label-online", "pseudo-label-base"],
         crops: Literal[1, 2],
+        chunk_size: int | None,
         base: ImageModel | None,
         seed: int,
     ) -> None:
@@ -51,6 +53,7 @@ class CLeadLearner:
         self._views = views
         self._criterion = CLeadLoss(temperature)
         self._crops = crops
+        self._chunk_size = chunk_size
         self._projection = ProjectionHead(encoder.backbone.feature_dim, projection)
         initialize(self._projection, seed=derive_seed(seed, "projection"))
         trained = nn.ModuleDict({"encoder": encoder, "projection": self._projection})
@@ -71,7 +74,7 @@ class CLeadLearner:
         pseudo = self._pseudo_labels(images)
         with self.attack_time.running(images.device):
             perturbed = self._perturb(first, second, pseudo, generator=generator)
-        features = self._encoder.features(torch.cat((first, *perturbed)))
+        features = self._features(first, *perturbed)
         embedded = self._projection(features).chunk(1 + len(perturbed))
         contrastive = self._criterion(*embedded)
         if self._online_head is None or pseudo is None:
@@ -133,14 +136,18 @@ class CLeadLearner:
 
         return {name: climbing(loss) for name, loss in OBJECTIVES.items()}
 
+    def _features(self, *views: Tensor) -> Tensor:
+        """All of the first view, then all of the next; they go through batch normalization together."""
+        return in_chunks(self._encoder.features, views, chunk_size=self._chunk_size, norms=self.modules)
+
     def _embed(self, images: Tensor) -> Tensor:
-        embedded: Tensor = self._projection(self._encoder.features(images))
+        embedded: Tensor = self._projection(self._features(images))
         return embedded
 
     def _logits(self, images: Tensor) -> Tensor:
         """Of the model whose decision the perturbations cross."""
         if self._online_head is not None:
-            logits: Tensor = self._online_head(self._encoder.features(images))
+            logits: Tensor = self._online_head(self._features(images))
             return logits
         assert self._base is not None  # label-guided without an online head is pseudo-label-base
         answer: Tensor = self._base(images)

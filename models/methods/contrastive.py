@@ -10,16 +10,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.attacks.noise import derive_seed
+from models.fields import ChunkSize
 from models.losses import NTXent
 from models.methods.attacking import climbing
+from models.methods.chunks import in_chunks
 from models.methods.spec import Augment, TrainingAttack
 from models.networks import ImageModel, ProjectionHead, frozen, initialize
 from models.progress import Moment
 from models.specs import SIMCLR, AugmentationSpec, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
 from models.stopwatch import Stopwatch
-
-Embed = Callable[[Tensor], Tensor]
-"""Images (N, C, H, W) → unit vectors (N, D)."""
 
 
 class ContrastiveAttack(TrainingAttack):
@@ -38,6 +37,7 @@ class ContrastiveParams(TrainingParams):
     augmentation: AugmentationSpec = SIMCLR
     temperature: float = Field(0.5, ge=0.001, le=100, description="τ of the contrastive loss")
     projection: ProjectionSpec = ProjectionSpec()
+    chunk_size: ChunkSize = None
 
 
 class ContrastiveLearner:
@@ -46,15 +46,14 @@ class ContrastiveLearner:
     Attacks run with batch normalization in eval mode and weights frozen.
     """
 
-    def __init__(
-        self, encoder: ImageModel, augment: Augment, *, temperature: float, projection: ProjectionSpec, seed: int
-    ) -> None:
+    def __init__(self, encoder: ImageModel, augment: Augment, params: ContrastiveParams) -> None:
         self.attack_time = Stopwatch()
-        self.criterion = NTXent(temperature)
+        self.criterion = NTXent(params.temperature)
         self._encoder = encoder
         self._augment = augment
-        self._projection = ProjectionHead(encoder.backbone.feature_dim, projection)
-        initialize(self._projection, seed=derive_seed(seed, "projection"))
+        self._chunk_size = params.chunk_size
+        self._projection = ProjectionHead(encoder.backbone.feature_dim, params.projection)
+        initialize(self._projection, seed=derive_seed(params.seed, "projection"))
         self.modules: nn.Module = nn.ModuleDict({"encoder": encoder, "projection": self._projection})
 
     def loss(
@@ -75,11 +74,15 @@ class ContrastiveLearner:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of two views (N, C, H, W) of each image, and further scalars."""
         del moment, generator
-        return self.criterion(*self.embed(torch.cat((first, second))).chunk(2)), {}
+        return self.criterion(*self.embed(first, second)), {}
 
-    def embed(self, images: Tensor) -> Tensor:
-        """By the encoder's own normalization, which is the published one."""
-        embedded: Tensor = self._projection(self._encoder(images))
+    def embed(self, *views: Tensor, by: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, ...]:
+        """Unit vectors (N, D) of each view (N, C, H, W); ``by`` the encoder, or what takes its place.
+
+        All views go through batch normalization together; the encoder's own is the published one.
+        """
+        features = in_chunks(by or self._encoder, views, chunk_size=self._chunk_size, norms=self.modules)
+        embedded: tuple[Tensor, ...] = self._projection(features).chunk(len(views))
         return embedded
 
     def attack_one(
@@ -89,35 +92,35 @@ class ContrastiveLearner:
         with self.attack_time.running(first.device), frozen(self.modules):
             with torch.no_grad():
                 anchors = self.embed(second)
-            return self._climb(first, lambda points: (self.embed(points), anchors), attack, generator=generator)
+            return self._climb((first,), lambda points: (*self.embed(points), *anchors), attack, generator=generator)[0]
 
     def attack_both(
         self, first: Tensor, second: Tensor, *, attack: ContrastiveAttack, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Both views perturbed, to raise the contrastive loss between them."""
-
-        def pair(points: Tensor) -> tuple[Tensor, ...]:
-            return self.embed(points).chunk(2)
-
         with self.attack_time.running(first.device), frozen(self.modules):
-            one, other = self._climb(torch.cat((first, second)), pair, attack, generator=generator).chunk(2)
+            one, other = self._climb(
+                (first, second), lambda points: self.embed(*points.chunk(2)), attack, generator=generator
+            )
         return one, other
 
     def _climb(
         self,
-        images: Tensor,
-        views: Callable[[Tensor], tuple[Tensor, ...]],
+        views: tuple[Tensor, ...],
+        embedded: Callable[[Tensor], tuple[Tensor, ...]],
         attack: ContrastiveAttack,
         *,
         generator: torch.Generator,
-    ) -> Tensor:
-        return climbing(
+    ) -> tuple[Tensor, ...]:
+        moved = climbing(
             # Times N: the mean over the batch becomes a sum, so that each image climbs at its own scale.
-            lambda points: self.criterion(*views(points)) * len(points),
-            images,
+            lambda points: self.criterion(*embedded(points)) * len(points),
+            torch.cat(views),
             attack=attack,
             generator=generator,
+            parts=len(views),
         )
+        return moved.chunk(len(views))
 
     def remarks(self) -> list[dict[str, str]]:
         return []

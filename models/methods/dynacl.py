@@ -17,7 +17,6 @@ from models.methods.contrastive import ContrastiveAttack, ContrastiveParams
 from models.methods.spec import METHODS, Augment, Learner, Method
 from models.networks import ImageModel
 from models.progress import Moment
-from models.specs import AugmentationSpec, ProjectionSpec
 
 
 class DynACLParams(ContrastiveParams):
@@ -34,30 +33,11 @@ class DynACLParams(ContrastiveParams):
 class DynACLLearner(ACLLearner):
     """Minimizes ½ [(1 − ω) ℓ(x₁, x₂; norms n) + (1 + ω) ℓ(x₁', x₂'; norms a)] with ω = λ (1 − strength)."""
 
-    def __init__(
-        self,
-        encoder: ImageModel,
-        *,
-        augmentation: AugmentationSpec,
-        stages: int,
-        reweighting: float,
-        attack: ContrastiveAttack,
-        temperature: float,
-        projection: ProjectionSpec,
-        seed: int,
-    ) -> None:
-        super().__init__(
-            encoder,
-            Augmentation(augmentation),
-            streams="ds",
-            attack=attack,
-            temperature=temperature,
-            projection=projection,
-            seed=seed,
-        )
-        self._strongest = augmentation
-        self._stages = stages
-        self._reweighting = reweighting
+    def __init__(self, encoder: ImageModel, params: DynACLParams) -> None:
+        super().__init__(encoder, Augmentation(params.augmentation), params, streams="ds", attack=params.attack)
+        self._strongest = params.augmentation
+        self._stages = params.stages
+        self._reweighting = params.reweighting
 
     def strength(self, moment: Moment) -> float:
         """Of the augmentation, from 1 at the start down to 1/stages in the last stage."""
@@ -71,16 +51,7 @@ class DynACLLearner(ACLLearner):
 
 
 def build(params: DynACLParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
-    return DynACLLearner(
-        model,
-        augmentation=params.augmentation,
-        stages=params.stages,
-        reweighting=params.reweighting,
-        attack=params.attack,
-        temperature=params.temperature,
-        projection=params.projection,
-        seed=params.seed,
-    )
+    return DynACLLearner(model, params)
 
 
 METHODS.add(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.attacks.noise import BatchNoise
 from models.attacks.spec import BoundedParams
+from models.distributed import mean
 from models.fields import Pixels, pixel_schema
 from models.loop import DivergedError
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
@@ -118,7 +119,7 @@ class FastATLearner(SupervisedLearner):
     @torch.no_grad()
     def _judge(self, guard: GuardSpec, fast: Tensor, strong: Tensor, labels: Tensor, *, step: int) -> None:
         with frozen(self.model):
-            stands = [accuracy(self.model(points), labels).item() for points in (fast, strong)]
+            stands = [mean(accuracy(self.model(points), labels)).item() for points in (fast, strong)]
         gap, state = stands[0] - stands[1], self._state
         if state.repairing:
             state.repairing.fill_(int(gap > guard.gap / 2))

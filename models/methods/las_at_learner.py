@@ -11,6 +11,7 @@ from torch.nn import functional
 from models.attacks.noise import BatchNoise
 from models.attacks.objectives import cross_entropy
 from models.attacks.threat import Linf
+from models.distributed import averaged, mean
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.strategy import StrategyNetwork, draw, log_likelihood
 from models.methods.supervised import accuracy, strike
@@ -101,7 +102,7 @@ class LASATLearner:
             attacked = self._attacked(images, labels, self._strategy.values(drawn), generator=generator)
             reward = self._reward(images, attacked, labels, lr=lr, generator=generator)
             weights = list(self._strategy.parameters())
-            gradients = torch.autograd.grad(-log_likelihood(table, drawn) * reward, weights)
+            gradients = averaged(torch.autograd.grad(-log_likelihood(table, drawn) * reward, weights))
         norm = torch.nn.utils.get_total_norm(gradients)
         scale = self._strategy_lr / norm.clamp_min(1.0)
         with torch.no_grad():
@@ -114,17 +115,17 @@ class LASATLearner:
     ) -> Tensor:
         """What the drawn strategy was worth, a scalar."""
         with torch.no_grad(), frozen(self._model):
-            hardness = cross_entropy(self._model(attacked), labels).mean().clamp(max=LARGEST_LOSS)
+            hardness = mean(cross_entropy(self._model(attacked), labels).mean()).clamp(max=LARGEST_LOSS)
         updated = copy.deepcopy(self._model)
         loss = self._smoothed(updated(attacked).float(), labels)
         weights = list(updated.parameters())
-        gradients = torch.autograd.grad(loss, weights)
+        gradients = averaged(torch.autograd.grad(loss, weights))
         with torch.no_grad():
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.sub_(lr * gradient)
         strong = strike(updated, images, labels, attack=self._reference, generator=generator)
         with torch.no_grad(), frozen(updated):
-            robust, natural = (accuracy(updated(points), labels) for points in (strong, images))
+            robust, natural = (mean(accuracy(updated(points), labels)) for points in (strong, images))
         return hardness + self._robustness * robust + self._clean * natural
 
     def remarks(self) -> list[dict[str, str]]:

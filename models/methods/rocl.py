@@ -12,7 +12,7 @@ from models.methods.contrastive import ContrastiveAttack, ContrastiveLearner, Co
 from models.methods.spec import METHODS, Augment, Learner, Method
 from models.networks import ImageModel
 from models.progress import Moment
-from models.specs import OptimizerSpec, ProjectionSpec
+from models.specs import OptimizerSpec
 
 
 class RoCLParams(ContrastiveParams):
@@ -32,40 +32,22 @@ class RoCLLearner(ContrastiveLearner):
     Where Eq. 3 has one logarithm for all positives of a view, this is one for each, as in the authors' program.
     """
 
-    def __init__(
-        self,
-        encoder: ImageModel,
-        augment: Augment,
-        *,
-        attack: ContrastiveAttack,
-        regularization: float,
-        temperature: float,
-        projection: ProjectionSpec,
-        seed: int,
-    ) -> None:
-        super().__init__(encoder, augment, temperature=temperature, projection=projection, seed=seed)
-        self._attack = attack
-        self._regularization = regularization
+    def __init__(self, encoder: ImageModel, augment: Augment, params: RoCLParams) -> None:
+        super().__init__(encoder, augment, params)
+        self._attack = params.attack
+        self._regularization = params.regularization
 
     def contrast(
         self, first: Tensor, second: Tensor, *, moment: Moment, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         attacked = self.attack_one(first, second, attack=self._attack, generator=generator)
-        one, two, moved = self.embed(torch.cat((first, second, attacked))).chunk(3)
+        one, two, moved = self.embed(first, second, attacked)
         together, regularizer = self.criterion(one, two, moved), self.criterion(moved, two)
         return together + self._regularization * regularizer, {"adversarial_loss": regularizer.detach()}
 
 
 def build(params: RoCLParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
-    return RoCLLearner(
-        model,
-        augment,
-        attack=params.attack,
-        regularization=params.regularization,
-        temperature=params.temperature,
-        projection=params.projection,
-        seed=params.seed,
-    )
+    return RoCLLearner(model, augment, params)
 
 
 METHODS.add(

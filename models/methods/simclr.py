@@ -29,7 +29,7 @@ class SimCLRLearner(ContrastiveLearner):
 
 
 def build(params: SimCLRParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
-    return SimCLRLearner(model, augment, temperature=params.temperature, projection=params.projection, seed=params.seed)
+    return SimCLRLearner(model, augment, params)
 
 
 METHODS.add(

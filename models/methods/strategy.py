@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.distributed import gathered, own_rows
 from models.networks import ImageModel
 
 
@@ -33,7 +34,7 @@ class StrategyNetwork(nn.Module):
 def draw(log_probabilities: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """A position (N,) for each image and each thing to choose, drawn by its distribution."""
     return {
-        name: torch.multinomial(table.detach().exp(), 1, generator=generator).squeeze(1)
+        name: own_rows(torch.multinomial(gathered(table.detach()).exp(), 1, generator=generator)).squeeze(1)
         for name, table in log_probabilities.items()
     }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models.distributed import averaged
 from models.networks import frozen
 
 Forward = Callable[[Tensor], Tensor]
@@ -41,7 +42,7 @@ class WorstWeights:
         with frozen(self._model, bn_mode="train"), torch.enable_grad():
             weights = {name: weight.detach().requires_grad_() for name, weight in self._layers().items()}
             loss = objective(lambda images: functional_call(self._model, weights, (images,)))
-            gradients = torch.autograd.grad(loss, list(weights.values()))
+            gradients = averaged(torch.autograd.grad(loss, list(weights.values())))
         return {
             name: gradient * (self._gamma * weight.detach().norm() / gradient.norm().clamp_min(_TINY))
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)

@@ -19,8 +19,9 @@ from worker.attempt import Eta
 from worker.child import problem
 from worker.folders import LOCK, sweep, work_folder
 from worker.pictures import write_example
-from worker.runs import Task, run
+from worker.runs import run
 from worker.supervisor import death_cause
+from worker.task import Task
 
 
 def test_a_work_folder_goes_with_its_block_and_a_dead_one_is_swept(tmp_path: Path) -> None:

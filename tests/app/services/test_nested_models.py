@@ -18,7 +18,7 @@ from models.networks import build_model
 from models.specs import ModelCard
 from worker.context import Worker
 from worker.inputs import prepare
-from worker.runs import Task
+from worker.task import Task
 
 BACKBONE = {"name": "resnet18", "width": 4, "blocks": [1]}
 CARD: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,6 +51,12 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None) -> Any:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._checked(self._http.post(path, json=body, headers=headers)).json()
+
+    def upload(self, name: str, archive: Path) -> Any:
+        """Register the data set in ``archive``, a zip or an npz file, under ``name``."""
+        with archive.open("rb") as file:
+            response = self._http.post("/datasets", data={"name": name}, files={"file": (archive.name, file)})
+        return self._checked(response).json()
 
     def classify(self, images: Sequence[tuple[str, bytes]], *, model: str | None = None, top_k: int = 5) -> Any:
         """Predictions for named image files; ``model``: a reference such as ``name@2``; None: production."""

@@ -33,6 +33,7 @@ from models.data.images import Dataset
 from models.losses import NTXent, contrastive_margin
 from models.methods.spec import METHODS
 from models.networks import ProjectionHead, build_model
+from models.precision import resolve_precision
 from models.progress import Silent, Stopped
 from models.specs import BackboneSpec, ModelCard, ProjectionSpec
 from models.training import train
@@ -74,6 +75,7 @@ def main() -> None:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "precision": resolve_precision("auto", torch.device("cpu")),
         "options": {name: value for name, value in vars(chosen).items() if name != "archive"},
         "images_per_second": measured,
         "ratios": ratios,
@@ -83,12 +85,13 @@ def main() -> None:
     print("ratios: " + " ".join(f"{method}={ratio:.2f}" for method, ratio in ratios.items()))
 
 
-def _params(method: str, chosen: argparse.Namespace) -> Any:
+def _params(method: str, chosen: argparse.Namespace) -> dict[str, Any]:
     attack = {"eps": EPS, "steps": STEPS, "step_size": STEP_SIZE}
     attacks = (
         {"attack": attack} if method == "pgd-at" else {"views": [{"name": name, **attack} for name in ("pgd", "cw")]}
     )
-    fields = {
+    return {
+        "method": method,
         "dataset": {"name": "cifar10"},
         "backbone": {"name": "resnet18", "width": chosen.width},
         "batch_size": chosen.batch,
@@ -96,14 +99,14 @@ def _params(method: str, chosen: argparse.Namespace) -> Any:
         "epochs": 1,
         **attacks,
     }
-    return METHODS[method].params.model_validate(fields)
 
 
 class _Timed(Silent):
-    """Stops a training after so many steps, and knows how long all but the first took."""
+    """Stops a training after so many steps, and times all but the first; ``recorder`` sees those alone."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, recorder: profile | None = None) -> None:
         self._steps = steps
+        self._recorder = recorder
         self._began = 0.0
         self.seconds = 0.0
         self.done = 0
@@ -111,6 +114,8 @@ class _Timed(Silent):
     def progress(self, done: int, total: int, *, unit: str, stage: str) -> None:
         if done == 1:
             self._began = time.perf_counter()
+            if self._recorder is not None:
+                self._recorder.start()
         self.done, self.seconds = done, time.perf_counter() - self._began
 
     def should_stop(self) -> bool:
@@ -118,21 +123,44 @@ class _Timed(Silent):
 
 
 def _ours(method: str, dataset: Dataset, chosen: argparse.Namespace) -> float:
-    timed = _Timed(chosen.steps)
+    return float(chosen.batch / seconds_per_update(_params(method, chosen), dataset, updates=chosen.steps))
+
+
+def seconds_per_update(
+    body: dict[str, Any], dataset: Dataset, *, updates: int = 4, recorder: profile | None = None
+) -> float:
+    """Of a training with this spec, the first update left out; a fresh network stands for a base model."""
+    params = METHODS[body["method"]].params.model_validate(body | _unnamed(body))
+    timed = _Timed(updates, recorder)
+    base = None
+    if getattr(params, "base_model", None) is not None:
+        mean, std = dataset.channel_statistics()
+        known: dict[str, Any] = {
+            "image_shape": dataset.image_shape,
+            "classes": dataset.classes,
+            "mean": mean,
+            "std": std,
+        }
+        base = build_model(ModelCard(kind="classifier", backbone=params.backbone, **known))
     with tempfile.TemporaryDirectory() as folder:
-        arguments: dict[str, Any] = {"init": None, "base": None, "workdir": Path(folder), "resume": None}
+        arguments: dict[str, Any] = {"init": None, "base": base, "workdir": Path(folder), "resume": None}
         try:
-            train(_params(method, chosen), dataset, reporter=timed, device="cpu", **arguments)
+            train(params, dataset, reporter=timed, device="cpu", **arguments)
         except Stopped:
-            return float(chosen.batch * chosen.steps / timed.seconds)
+            return timed.seconds / updates
     raise AssertionError("the data has fewer batches than are timed")
+
+
+def _unnamed(body: dict[str, Any]) -> dict[str, Any]:
+    needed = METHODS[body["method"]].teacher is not None and "base_model" not in body
+    return {"base_model": "fresh"} if needed else {}
 
 
 def _profile(method: str, dataset: Dataset, chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """The operations that take most of the CPU time of two updates."""
-    few = argparse.Namespace(**{**vars(chosen), "steps": 2})
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        _ours(method, dataset, few)
+    recorded = profile(activities=[ProfilerActivity.CPU])
+    seconds_per_update(_params(method, chosen), dataset, updates=2, recorder=recorded)
+    recorded.stop()
     events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     return [{"operation": event.key, "share": event.self_cpu_time_total / total} for event in events[:TOP]]

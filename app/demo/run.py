@@ -41,7 +41,7 @@ def run(home: Path, *, seed: int, fresh: bool, console: Console) -> None:
     """
     home.mkdir(parents=True, exist_ok=True)
     console.print("Starting the service …")
-    with _service(home) as url, Client(url) as client:
+    with service(home) as url, Client(url) as client:
         try:
             client.wait_until_ready(seconds=90)
             job = _submit(client, seed=seed, fresh=fresh)
@@ -64,7 +64,7 @@ def run(home: Path, *, seed: int, fresh: bool, console: Console) -> None:
 
 
 @contextmanager
-def _service(home: Path) -> Iterator[str]:
+def service(home: Path) -> Iterator[str]:
     """`clead serve` on a free port with its data in ``home/service``; yields its address."""
     command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--home", str(home / "service")]
     with (home / "service.log").open("w") as log:

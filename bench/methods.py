@@ -1,0 +1,224 @@
+"""Every method of training at equal time, by jobs of the service: the table of docs/results.md.
+
+    python -m bench.methods cifar10.zip [--home .clead/methods] [--preset quick] [--seconds 180] [--images 10000]
+        [--seeds 0] [--fractions 1 0.1 0.01] [--test-images 1000] [--autoattack-images 200] [--only clead pgd-at]
+
+Starts the service with a worker of one thread for each core, uploads the archive (``train|test/<class>/*``), and
+measures an update of every method by itself. Then each way to a classifier gets as many epochs as fit into
+``--seconds`` of training: pretraining, a teacher, and the classifier whose predictions are labels all count; the linear
+probe is told beside them. Supervised trainings on a thousand labels or more keep the best weights by PGD on held-out
+training images. Jobs that an earlier run of this command finished are not repeated. Writes
+``bench/results/methods.json`` and the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.client import Client
+from app.demo.run import service
+from app.services.datasets import DatasetInfo
+from app.services.presets import ProtocolParams, perturbation_size, probe_body, standard_attacks
+from bench.methods_plan import MOST_EPOCHS, WAYS, Stage, stage_body
+from bench.methods_table import write_table
+from bench.training import seconds_per_update
+from bench.victims import cifar10
+from models.attacks.noise import derive_seed
+from models.data.images import Dataset
+
+RESULTS = Path(__file__).parent / "results" / "methods.json"
+DATASET = "cifar10-jpg"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the table."""
+
+    way: str
+    fraction: float
+    seed: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--home", type=Path, default=Path(".clead/methods"))
+    parser.add_argument("--preset", default="quick", choices=["quick", "small"])
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.1, 0.01])
+    parser.add_argument("--test-images", type=int, default=1000)
+    parser.add_argument("--autoattack-images", type=int, default=200)
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    chosen = parser.parse_args()
+    chosen.home.mkdir(parents=True, exist_ok=True)
+    dataset = cifar10(chosen.archive)
+    info = DatasetInfo(
+        name=DATASET,
+        source="",
+        kind="upload",
+        classes=dataset.classes,
+        image_shape=dataset.image_shape,
+        train_size=len(dataset.train),
+        test_size=len(dataset.test),
+    )
+    costs = _costs(chosen, dataset, info)
+    runs = [
+        Run(way, fraction, seed)
+        for seed in chosen.seeds
+        for fraction in chosen.fractions
+        for way in chosen.only
+        if fraction < 1 or not WAYS[way].unlabelled
+    ]
+    with _workers(chosen.home) as url, Client(url, timeout=600) as client:
+        client.wait_until_ready(seconds=90)
+        if DATASET not in {known["name"] for known in client.get("/datasets")["items"]}:
+            client.upload(DATASET, chosen.archive)
+        jobs = Jobs(client, chosen, info, costs)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            rows = list(pool.map(jobs.row, runs))
+    report = {
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "options": {name: value for name, value in vars(chosen).items() if name not in ("archive", "home")},
+        "seconds_per_update": costs,
+        "rows": rows,
+    }
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    print(write_table(report))
+
+
+def _costs(chosen: argparse.Namespace, dataset: Dataset, info: DatasetInfo) -> dict[str, float]:
+    """Seconds of an update of every stage, one after the other with one thread; kept in the home."""
+    kept = chosen.home / "costs.json"
+    costs: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for stage in (stage for way in chosen.only for stage in WAYS[way].stages):
+        if stage.name not in costs:
+            body = stage_body(stage, info, preset=chosen.preset, images=chosen.images, fraction=1.0, epochs=1, seed=0)
+            costs[stage.name] = seconds_per_update({**body, "validation": None}, dataset)
+            print(f"an update of {stage.name}: {costs[stage.name]:.3f} s", flush=True)
+            kept.write_text(json.dumps(costs))
+    torch.set_num_threads(threads)
+    return costs
+
+
+@contextmanager
+def _workers(home: Path) -> Iterator[str]:
+    """The service's address, with a worker of one thread for each core."""
+    os.environ["CLEAD_THREADS"] = "1"
+    environment = os.environ | {"CLEAD_HOME": str((home / "service").absolute())}
+    with service(home) as url, (home / "workers.log").open("w") as log:
+        command = [sys.executable, "-m", "worker.main"]
+        others = [
+            subprocess.Popen(command, env=environment, stdout=log, stderr=log) for _ in range(1, os.cpu_count() or 1)
+        ]
+        try:
+            yield url
+        finally:
+            for other in others:
+                other.terminate()
+            for other in others:
+                other.wait()
+
+
+class Jobs:
+    """Submits what a row needs, and waits for it. A job that was submitted before is the same one."""
+
+    def __init__(self, client: Client, chosen: argparse.Namespace, info: DatasetInfo, costs: dict[str, float]) -> None:
+        self._client = client
+        self._chosen = chosen
+        self._info = info
+        self._costs = costs
+
+    def row(self, run: Run) -> dict[str, Any]:
+        """What became of it: accuracies with their intervals, and seconds of training and of the probe."""
+        chosen, way = self._chosen, WAYS[run.way]
+        models: list[str] = []
+        seconds = probe_seconds = 0.0
+        for number, stage in enumerate(way.stages):
+            used = {field: models[position] for field, position in stage.uses.items()}
+            job = self._trained(run, stage, number, used)
+            models.append(job["result"]["model"])
+            seconds += job["result"]["seconds"]
+        if way.probed:
+            params = self._protocol(run)
+            body = probe_body(params, self._info, model=models[-1]) | {"register_as": self._name(run, "probe")}
+            job = self._done("/jobs/probe", body)
+            models.append(job["result"]["model"])
+            probe_seconds = job["result"]["seconds"]
+        row = {**vars(run), "training_seconds": seconds, "probe_seconds": probe_seconds, "attacks": {}}
+        eps = perturbation_size(self._info.image_shape)
+        for images, attacks in (
+            (chosen.test_images, standard_attacks(self._info.image_shape)),
+            (chosen.autoattack_images, [{"name": "autoattack", "eps": eps}]),
+        ):
+            result = self._attacked(models[-1], images, attacks)
+            row.setdefault("clean", {"accuracy": result["clean_accuracy"], "ci95": result["clean_ci95"]})
+            for attack in result["attacks"]:
+                row["attacks"][attack["name"]] = {
+                    "images": images,
+                    "robust_accuracy": attack["robust_accuracy"],
+                    "ci95": attack["ci95"],
+                }
+        print(json.dumps(row), flush=True)
+        return row
+
+    def _trained(self, run: Run, stage: Stage, number: int, used: dict[str, str]) -> dict[str, Any]:
+        fraction = 1.0 if stage.kind == "pretrain" else run.fraction
+        epochs = 1
+        for _ in range(2):  # the first tells how many images are trained on, and so how many updates an epoch has
+            body = stage_body(
+                stage,
+                self._info,
+                preset=self._chosen.preset,
+                images=self._chosen.images,
+                fraction=fraction,
+                epochs=epochs,
+                seed=run.seed,
+            )
+            seen = self._chosen.images * (1.0 if stage.method == "self-training" else fraction)
+            updates = max(1, int(seen) // body["batch_size"])
+            budget = stage.share * self._chosen.seconds
+            epochs = min(MOST_EPOCHS, max(1, int(budget / self._costs[stage.name] / updates)))
+        name = f"{stage.name}-{number}-{run.way}" if used else stage.name
+        body |= used | {"register_as": self._name(Run(name, fraction, run.seed), f"{stage.share:g}")}
+        return self._done(f"/jobs/{stage.kind}", body)
+
+    def _protocol(self, run: Run) -> ProtocolParams:
+        data = {"name": DATASET, "subset": self._chosen.images, "labels_fraction": run.fraction}
+        return ProtocolParams.model_validate({"preset": self._chosen.preset, "dataset": data, "seed": run.seed})
+
+    def _attacked(self, model: str, images: int, attacks: list[dict[str, Any]]) -> dict[str, Any]:
+        dataset = {"name": DATASET, "split": "test", "subset": images}
+        body = {"model": model, "dataset": dataset, "attacks": attacks, "examples": 0}
+        answer: dict[str, Any] = self._done("/evaluate", body)["result"]
+        return answer
+
+    def _name(self, run: Run, part: str) -> str:
+        """A model's: letters, digits, dots and dashes."""
+        text = f"{run.way}-{part}-{run.fraction:g}-s{run.seed}-t{self._chosen.seconds:g}"
+        return "".join(one if one.isalnum() or one in ".-" else "-" for one in text)[:100]
+
+    def _done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The job once it has succeeded; the one that was submitted before with this very body, if there is one."""
+        key = f"methods-{derive_seed(path, json.dumps(body, sort_keys=True))}"
+        job_id = self._client.post(path, body, idempotency_key=key)["id"]
+        job: dict[str, Any] = list(self._client.follow(job_id, interval=1.0))[-1]
+        if job["status"] != "succeeded":
+            raise RuntimeError(f"job {job_id} {job['status']}: {job['error']}")
+        return job

@@ -1,0 +1,109 @@
+"""Ways to a classifier that ``bench.methods`` compares: stages of training, each with its share of the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.services.datasets import DatasetInfo
+from app.services.presets import Preset, ProtocolParams, training_body
+from models.methods.spec import METHODS
+
+MOST_EPOCHS = 2000
+VALIDATED_FROM = 1000
+"""Labels from which on a tenth of them may be held out."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training by ``method``, as the preset trains it but for ``fields``; ``uses``: field → number of the stage whose
+    model it names.
+    """
+
+    method: str
+    share: float = 1.0
+    fields: dict[str, Any] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return METHODS[self.method].kind
+
+    @property
+    def name(self) -> str:
+        """Of its cost and of its model: the method, and the fields that set it apart."""
+        marks = [f"{key}-{value}" for key, value in self.fields.items() if isinstance(value, str)]
+        eps = {view["eps"] for view in self.fields.get("views", ())}
+        return "-".join([self.method, *marks, *(f"eps{round(255 * one)}" for one in eps)])
+
+
+@dataclass(frozen=True)
+class Way:
+    """Stages one after the other; ``probed``: a linear probe on the frozen backbone of what the last one leaves.
+
+    ``unlabelled``: it is about images without a label, and the same as another way where there are none.
+    """
+
+    stages: tuple[Stage, ...]
+    unlabelled: bool = False
+    probed: bool = False
+
+
+CLUSTERS = {"pseudo_labels": "clusters", "objective": "trades"}
+
+
+def _pretrained(method: str, **fields: Any) -> Way:
+    return Way((Stage(method, fields=fields),), probed=True)
+
+
+def _on_clusters(method: str) -> Way:
+    """DynACL's second phase, on the encoder of any method."""
+    second = Stage("self-training", 0.4, fields=CLUSTERS, uses={"init": 0, "base_model": 0})
+    return Way((Stage(method, 0.6), second), probed=True)
+
+
+WAYS: dict[str, Way] = {
+    **{name: Way((Stage(name),)) for name in ("standard", "pgd-at", "trades", "fat", "fast-at", "las-at", "advprop")},
+    "self-training": Way(
+        (Stage("standard", 0.2), Stage("self-training", 0.8, uses={"base_model": 0})),
+        unlabelled=True,
+    ),
+    "simclr": _pretrained("simclr"),
+    "clead": _pretrained("clead"),
+    "clead at 12/255": _pretrained(
+        "clead",
+        views=[{"name": name, "eps": 12 / 255, "steps": 5, "step_size": 3 / 255} for name in ("pgd", "cw")],
+    ),
+    "rocl": _pretrained("rocl"),
+    "acl": _pretrained("acl"),
+    "dynacl": _pretrained("dynacl"),
+    "deacl": Way((Stage("simclr", 0.4), Stage("deacl", 0.6, uses={"base_model": 0})), probed=True),
+    "dynacl, then its clusters": _on_clusters("dynacl"),
+    "clead, then its clusters": _on_clusters("clead"),
+    "clead, then self-training": Way(
+        (
+            Stage("clead", 0.4),
+            Stage("standard", 0.1),
+            Stage("self-training", 0.5, uses={"init": 0, "base_model": 1}),
+        ),
+        unlabelled=True,
+    ),
+}
+"""By name."""
+
+
+def stage_body(
+    stage: Stage, data: DatasetInfo, *, preset: Preset, images: int | None, fraction: float, epochs: int, seed: int
+) -> dict[str, Any]:
+    """What is posted: the preset's, for so many epochs on so many images with labels for a ``fraction`` of them."""
+    chosen = {"name": data.name, "subset": images, "labels_fraction": fraction}
+    params = ProtocolParams.model_validate(
+        {"preset": preset, "dataset": chosen, "methods": [stage.method], "seed": seed}
+    )
+    body = training_body(params, data, method=stage.method)
+    body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
+    labelled = fraction * (images or data.train_size)
+    if stage.kind == "train" and stage.fields.get("pseudo_labels") != "clusters" and labelled >= VALIDATED_FROM:
+        looks = {"images": min(500, int(labelled) // 10), "every_epochs": max(1.0, epochs / 20), "keep": "best"}
+        body["validation"] = looks
+    return body

@@ -1,0 +1,49 @@
+"""The table of ``bench.methods`` in docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.methods_plan import WAYS
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+BEGIN, END = "<!-- bench.methods: begin -->\n", "<!-- bench.methods: end -->\n"
+
+
+def write_table(report: dict[str, Any]) -> str:
+    """Put the table between its marks on the page, and answer it."""
+    table = "\n".join(_lines(report)) + "\n"
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text(before + BEGIN + table + END + after, encoding="utf-8")
+    return table
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    """A table for each share of labels, the rows by accuracy under AutoAttack; each seed has its own."""
+    options = report["options"]
+    for fraction in options["fractions"]:
+        rows = [row for row in report["rows"] if row["fraction"] == fraction]
+        names = list(rows[0]["attacks"])
+        images = {name: rows[0]["attacks"][name]["images"] for name in names}
+        every = options["images"]
+        yield f"**{fraction:.0%} of the labels** ({round(fraction * every):,} of {every:,} images)"
+        yield ""
+        heads = [f"{name} ({images[name]})" if images[name] != options["test_images"] else name for name in names]
+        yield f"| way | backbone | seed | clean | {' | '.join(heads)} | training s | probe s |"
+        yield "|---" * (6 + len(names)) + "|"
+        for row in sorted(rows, key=lambda row: -row["attacks"][names[-1]]["robust_accuracy"]):
+            cells = [_cell(row["clean"]["accuracy"], row["clean"]["ci95"])]
+            cells += [_cell(row["attacks"][name]["robust_accuracy"], row["attacks"][name]["ci95"]) for name in names]
+            frozen = "frozen" if WAYS[row["way"]].probed else "trained with labels"
+            seconds = f"{row['training_seconds']:.0f} | {row['probe_seconds']:.0f}"
+            yield f"| {row['way']} | {frozen} | {row['seed']} | {' | '.join(cells)} | {seconds} |"
+        yield ""
+
+
+def _cell(accuracy: float, interval: list[float]) -> str:
+    low, high = interval
+    return f"{100 * accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

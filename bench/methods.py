@@ -37,6 +37,8 @@ from bench.training import seconds_per_update
 from bench.victims import cifar10
 from models.attacks.noise import derive_seed
 from models.data.images import Dataset
+from models.methods.spec import METHODS
+from models.precision import resolve_precision
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 DATASET = "cifar10-jpg"
@@ -88,17 +90,28 @@ def main() -> None:
         if DATASET not in {known["name"] for known in client.get("/datasets")["items"]}:
             client.upload(DATASET, chosen.archive)
         jobs = Jobs(client, chosen, info, costs)
+        rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            rows = list(pool.map(jobs.row, runs))
+            for row in pool.map(jobs.row, runs):
+                rows.append(row)
+                _write(rows, chosen, costs)
+            for _ in pool.map(jobs.attack_further, rows if chosen.autoattack_images else []):
+                _write(rows, chosen, costs)
+    print(write_table(json.loads(RESULTS.read_text())))
+
+
+def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[str, float]) -> None:
+    """What is known so far."""
     report = {
         "torch": torch.__version__,
         "cores": os.cpu_count(),
+        "precision": resolve_precision("auto", torch.device("cpu")),
         "options": {name: value for name, value in vars(chosen).items() if name not in ("archive", "home")},
         "seconds_per_update": costs,
         "rows": rows,
     }
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    print(write_table(report))
+    write_table(report)
 
 
 def _costs(chosen: argparse.Namespace, dataset: Dataset, info: DatasetInfo) -> dict[str, float]:
@@ -161,25 +174,25 @@ class Jobs:
             job = self._done("/jobs/probe", body)
             models.append(job["result"]["model"])
             probe_seconds = job["result"]["seconds"]
-        row = {**vars(run), "training_seconds": seconds, "probe_seconds": probe_seconds, "attacks": {}}
-        eps = perturbation_size(self._info.image_shape)
-        for images, attacks in (
-            (chosen.test_images, standard_attacks(self._info.image_shape)),
-            (chosen.autoattack_images, [{"name": "autoattack", "eps": eps}]),
-        ):
-            result = self._attacked(models[-1], images, attacks)
-            row.setdefault("clean", {"accuracy": result["clean_accuracy"], "ci95": result["clean_ci95"]})
-            for attack in result["attacks"]:
-                row["attacks"][attack["name"]] = {
-                    "images": images,
-                    "robust_accuracy": attack["robust_accuracy"],
-                    "ci95": attack["ci95"],
-                }
-        print(json.dumps(row), flush=True)
+        row = {**vars(run), "model": models[-1], "training_seconds": seconds, "probe_seconds": probe_seconds}
+        self._attack(row, chosen.test_images, standard_attacks(self._info.image_shape))
         return row
 
+    def attack_further(self, row: dict[str, Any]) -> None:
+        """By AutoAttack, which takes most of the time and therefore comes last."""
+        eps = perturbation_size(self._info.image_shape)
+        self._attack(row, self._chosen.autoattack_images, [{"name": "autoattack", "eps": eps}])
+
+    def _attack(self, row: dict[str, Any], images: int, attacks: list[dict[str, Any]]) -> None:
+        result = self._attacked(row["model"], images, attacks)
+        row.setdefault("clean", {"accuracy": result["clean_accuracy"], "ci95": result["clean_ci95"]})
+        for attack in result["attacks"]:
+            found = {"robust_accuracy": attack["robust_accuracy"], "ci95": attack["ci95"]}
+            row.setdefault("attacks", {})[attack["name"]] = {"images": images, **found}
+        print(json.dumps(row), flush=True)
+
     def _trained(self, run: Run, stage: Stage, number: int, used: dict[str, str]) -> dict[str, Any]:
-        fraction = 1.0 if stage.kind == "pretrain" else run.fraction
+        fraction = run.fraction if stage.uses_labels else 1.0
         epochs = 1
         for _ in range(2):  # the first tells how many images are trained on, and so how many updates an epoch has
             body = stage_body(
@@ -191,7 +204,7 @@ class Jobs:
                 epochs=epochs,
                 seed=run.seed,
             )
-            seen = self._chosen.images * (1.0 if stage.method == "self-training" else fraction)
+            seen = self._chosen.images * (fraction if METHODS[stage.method].relabel is None else 1.0)
             updates = max(1, int(seen) // body["batch_size"])
             budget = stage.share * self._chosen.seconds
             epochs = min(MOST_EPOCHS, max(1, int(budget / self._costs[stage.name] / updates)))
@@ -222,3 +235,7 @@ class Jobs:
         if job["status"] != "succeeded":
             raise RuntimeError(f"job {job_id} {job['status']}: {job['error']}")
         return job
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,10 @@ class Stage:
         return METHODS[self.method].kind
 
     @property
+    def uses_labels(self) -> bool:
+        return self.kind == "train" and self.fields.get("pseudo_labels") != "clusters"
+
+    @property
     def name(self) -> str:
         """Of its cost and of its model: the method, and the fields that set it apart."""
         marks = [f"{key}-{value}" for key, value in self.fields.items() if isinstance(value, str)]
@@ -103,7 +107,7 @@ def stage_body(
     body = training_body(params, data, method=stage.method)
     body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
     labelled = fraction * (images or data.train_size)
-    if stage.kind == "train" and stage.fields.get("pseudo_labels") != "clusters" and labelled >= VALIDATED_FROM:
+    if stage.uses_labels and labelled >= VALIDATED_FROM:
         looks = {"images": min(500, int(labelled) // 10), "every_epochs": max(1.0, epochs / 20), "keep": "best"}
         body["validation"] = looks
     return body

@@ -23,25 +23,31 @@ def write_table(report: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    """A table for each share of labels, the rows by accuracy under AutoAttack; each seed has its own."""
+    """A table for each share of labels, the rows by accuracy under PGD-20; each seed has its own."""
     options = report["options"]
     for fraction in options["fractions"]:
         rows = [row for row in report["rows"] if row["fraction"] == fraction]
-        names = list(rows[0]["attacks"])
-        images = {name: rows[0]["attacks"][name]["images"] for name in names}
+        if not rows:
+            continue
+        images = {name: found["images"] for row in rows for name, found in row["attacks"].items()}
+        names = list(images)
         every = options["images"]
         yield f"**{fraction:.0%} of the labels** ({round(fraction * every):,} of {every:,} images)"
         yield ""
         heads = [f"{name} ({images[name]})" if images[name] != options["test_images"] else name for name in names]
         yield f"| way | backbone | seed | clean | {' | '.join(heads)} | training s | probe s |"
         yield "|---" * (6 + len(names)) + "|"
-        for row in sorted(rows, key=lambda row: -row["attacks"][names[-1]]["robust_accuracy"]):
+        for row in sorted(rows, key=lambda row: -row["attacks"]["pgd"]["robust_accuracy"]):
             cells = [_cell(row["clean"]["accuracy"], row["clean"]["ci95"])]
-            cells += [_cell(row["attacks"][name]["robust_accuracy"], row["attacks"][name]["ci95"]) for name in names]
+            cells += [_attacked(row["attacks"].get(name)) for name in names]
             frozen = "frozen" if WAYS[row["way"]].probed else "trained with labels"
             seconds = f"{row['training_seconds']:.0f} | {row['probe_seconds']:.0f}"
             yield f"| {row['way']} | {frozen} | {row['seed']} | {' | '.join(cells)} | {seconds} |"
         yield ""
+
+
+def _attacked(found: dict[str, Any] | None) -> str:
+    return "" if found is None else _cell(found["robust_accuracy"], found["ci95"])
 
 
 def _cell(accuracy: float, interval: list[float]) -> str:

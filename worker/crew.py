@@ -76,12 +76,15 @@ def meeting(task: Task, device: torch.device, *, rank: int) -> Iterator[None]:
 
 
 def own_device(task: Task, *, rank: int) -> torch.device:
-    """CUDA device number ``rank``; processes on CPUs share their cores. Raises :class:`TooFewDevicesError`."""
+    """CUDA device number ``rank``; processes on CPUs share their cores. Raises :class:`TooFewDevicesError`.
+
+    A worker that was given one device by its number has that one alone.
+    """
     device = pick_device(task.device)
     if device.type == "cpu":
         torch.set_num_threads(max(1, task.threads // task.devices))
         return device
-    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    there = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
     if there < task.devices:
         raise TooFewDevicesError(f"the job asks for {task.devices} devices; this worker has {there}")
     torch.cuda.set_device(rank)

@@ -1,14 +1,14 @@
 """Every method of training at equal time, by jobs of the service: the table of docs/results.md.
 
-    python -m bench.methods cifar10.zip [--home .clead/methods] [--preset quick] [--seconds 180] [--images 10000]
+    python -m bench.methods [cifar10.zip] [--home .clead/methods] [--preset quick] [--seconds 180] [--images 10000]
         [--seeds 0] [--fractions 1 0.1 0.01] [--test-images 1000] [--autoattack-images 200] [--only clead pgd-at]
 
-Starts the service with a worker of one thread for each core, uploads the archive (``train|test/<class>/*``), and
-measures an update of every method by itself. Then each way to a classifier gets as many epochs as fit into
-``--seconds`` of training: pretraining, a teacher, and the classifier whose predictions are labels all count; the linear
-probe is told beside them. Supervised trainings on a thousand labels or more keep the best weights by PGD on held-out
-training images. Jobs that an earlier run of this command finished are not repeated. Writes
-``bench/results/methods.json`` and the table.
+Starts the service with a worker of one thread for each core, uploads the archive (``train|test/<class>/*``; without
+one, scikit-learn's digits are taken), and measures an update of every method by itself. Then each way to a classifier
+gets as many epochs as fit into ``--seconds`` of training: pretraining, a teacher, and the classifier whose predictions
+are labels all count; the linear probe is told beside them. Supervised trainings on a thousand labels or more keep the
+best weights by PGD on held-out training images. Jobs that an earlier run of this command finished are not repeated.
+Writes ``bench/results/methods-<data set>.json`` and the table.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ import torch
 
 from app.client import Client
 from app.demo.run import service
+from app.services.compare import attack_names
 from app.services.datasets import DatasetInfo
 from app.services.presets import ProtocolParams, perturbation_size, probe_body, standard_attacks
 from bench.methods_plan import MOST_EPOCHS, WAYS, Stage, stage_body
 from bench.methods_table import write_table
 from bench.training import seconds_per_update
-from bench.victims import cifar10
+from bench.victims import CACHE, cifar10
 from models.attacks.noise import derive_seed
-from models.data.images import Dataset
+from models.data import Dataset, load
 from models.methods.spec import METHODS
 from models.precision import resolve_precision
 
-RESULTS = Path(__file__).parent / "results" / "methods.json"
-DATASET = "cifar10-jpg"
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path)
+    parser.add_argument("archive", nargs="?", type=Path)
     parser.add_argument("--home", type=Path, default=Path(".clead/methods"))
     parser.add_argument("--preset", default="quick", choices=["quick", "small"])
     parser.add_argument("--seconds", type=float, default=180.0)
@@ -67,11 +67,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
     chosen = parser.parse_args()
     chosen.home.mkdir(parents=True, exist_ok=True)
-    dataset = cifar10(chosen.archive)
+    dataset = cifar10(chosen.archive) if chosen.archive else load("digits", root=CACHE)
+    chosen.dataset = "cifar10-jpg" if chosen.archive else "digits"
+    chosen.images = min(chosen.images, len(dataset.train))
     info = DatasetInfo(
-        name=DATASET,
+        name=chosen.dataset,
         source="",
-        kind="upload",
+        kind="upload" if chosen.archive else "builtin",
         classes=dataset.classes,
         image_shape=dataset.image_shape,
         train_size=len(dataset.train),
@@ -87,8 +89,8 @@ def main() -> None:
     ]
     with _workers(chosen.home) as url, Client(url, timeout=600) as client:
         client.wait_until_ready(seconds=90)
-        if DATASET not in {known["name"] for known in client.get("/datasets")["items"]}:
-            client.upload(DATASET, chosen.archive)
+        if chosen.dataset not in {known["name"] for known in client.get("/datasets")["items"]}:
+            client.upload(chosen.dataset, chosen.archive)
         jobs = Jobs(client, chosen, info, costs)
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -97,7 +99,11 @@ def main() -> None:
                 _write(rows, chosen, costs)
             for _ in pool.map(jobs.attack_further, rows if chosen.autoattack_images else []):
                 _write(rows, chosen, costs)
-    print(write_table(json.loads(RESULTS.read_text())))
+    print(write_table(json.loads(_results(chosen).read_text())))
+
+
+def _results(chosen: argparse.Namespace) -> Path:
+    return RESULTS / f"methods-{chosen.dataset}.json"
 
 
 def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[str, float]) -> None:
@@ -110,7 +116,7 @@ def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[s
         "seconds_per_update": costs,
         "rows": rows,
     }
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    _results(chosen).write_text(json.dumps(report, indent=2) + "\n")
     write_table(report)
 
 
@@ -185,10 +191,11 @@ class Jobs:
 
     def _attack(self, row: dict[str, Any], images: int, attacks: list[dict[str, Any]]) -> None:
         result = self._attacked(row["model"], images, attacks)
+        images = result["dataset"]["size"]
         row.setdefault("clean", {"accuracy": result["clean_accuracy"], "ci95": result["clean_ci95"]})
-        for attack in result["attacks"]:
+        for name, attack in zip(attack_names(result["attacks"]), result["attacks"], strict=True):
             found = {"robust_accuracy": attack["robust_accuracy"], "ci95": attack["ci95"]}
-            row.setdefault("attacks", {})[attack["name"]] = {"images": images, **found}
+            row.setdefault("attacks", {})[name] = {"images": images, **found}
         print(json.dumps(row), flush=True)
 
     def _trained(self, run: Run, stage: Stage, number: int, used: dict[str, str]) -> dict[str, Any]:
@@ -213,11 +220,12 @@ class Jobs:
         return self._done(f"/jobs/{stage.kind}", body)
 
     def _protocol(self, run: Run) -> ProtocolParams:
-        data = {"name": DATASET, "subset": self._chosen.images, "labels_fraction": run.fraction}
+        data = {"name": self._info.name, "subset": self._chosen.images, "labels_fraction": run.fraction}
         return ProtocolParams.model_validate({"preset": self._chosen.preset, "dataset": data, "seed": run.seed})
 
     def _attacked(self, model: str, images: int, attacks: list[dict[str, Any]]) -> dict[str, Any]:
-        dataset = {"name": DATASET, "split": "test", "subset": images}
+        images = min(images, self._info.test_size)
+        dataset = {"name": self._info.name, "split": "test", "subset": images}
         body = {"model": model, "dataset": dataset, "attacks": attacks, "examples": 0}
         answer: dict[str, Any] = self._done("/evaluate", body)["result"]
         return answer

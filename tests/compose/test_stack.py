@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(7200)]
 
 RUNNING = ("api", "worker", "reaper", "redis", "postgres")
 PICTURES = "digit-pictures"
-STEPS = 880
+STEPS = 2640
 PRETRAIN = {
     **BODY,
     "dataset": {"name": PICTURES},

@@ -16,14 +16,15 @@ VALIDATED_FROM = 1000
 
 @dataclass(frozen=True)
 class Stage:
-    """A training by ``method``, as the preset trains it but for ``fields``; ``uses``: field → number of the stage whose
-    model it names.
+    """A training by ``method``, as the preset trains it but for ``fields``, its views' radius ``radius`` times the one
+    attacked with; ``uses``: field → number of the stage whose model it names.
     """
 
     method: str
     share: float = 1.0
     fields: dict[str, Any] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
+    radius: float = 1.0
 
     @property
     def kind(self) -> str:
@@ -37,8 +38,7 @@ class Stage:
     def name(self) -> str:
         """Of its cost and of its model: the method, and the fields that set it apart."""
         marks = [f"{key}-{value}" for key, value in self.fields.items() if isinstance(value, str)]
-        eps = {view["eps"] for view in self.fields.get("views", ())}
-        return "-".join([self.method, *marks, *(f"eps{round(255 * one)}" for one in eps)])
+        return "-".join([self.method, *marks, *([f"radius-{self.radius:g}"] if self.radius != 1 else [])])
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Way:
 CLUSTERS = {"pseudo_labels": "clusters", "objective": "trades"}
 
 
-def _pretrained(method: str, **fields: Any) -> Way:
-    return Way((Stage(method, fields=fields),), probed=True)
+def _pretrained(method: str) -> Way:
+    return Way((Stage(method),), probed=True)
 
 
 def _on_clusters(method: str) -> Way:
@@ -74,10 +74,7 @@ WAYS: dict[str, Way] = {
     ),
     "simclr": _pretrained("simclr"),
     "clead": _pretrained("clead"),
-    "clead at 12/255": _pretrained(
-        "clead",
-        views=[{"name": name, "eps": 12 / 255, "steps": 5, "step_size": 3 / 255} for name in ("pgd", "cw")],
-    ),
+    "clead at 1.5 ε": Way((Stage("clead", radius=1.5),), probed=True),
     "rocl": _pretrained("rocl"),
     "acl": _pretrained("acl"),
     "dynacl": _pretrained("dynacl"),
@@ -106,6 +103,9 @@ def stage_body(
     )
     body = training_body(params, data, method=stage.method)
     body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
+    if stage.radius != 1:
+        sizes = ("eps", "step_size")
+        body["views"] = [view | {size: stage.radius * view[size] for size in sizes} for view in body["views"]]
     labelled = fraction * (images or data.train_size)
     if stage.uses_labels and labelled >= VALIDATED_FROM:
         looks = {"images": min(500, int(labelled) // 10), "every_epochs": max(1.0, epochs / 20), "keep": "best"}

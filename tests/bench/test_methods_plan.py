@@ -47,5 +47,5 @@ def test_costs_are_of_one_stage_each() -> None:
     seen: dict[str, tuple[str, str]] = {}
     for way in WAYS.values():
         for stage in way.stages:
-            told = stage.method, repr(sorted(stage.fields.items(), key=str))
+            told = stage.method, repr((sorted(stage.fields.items(), key=str), stage.radius))
             assert seen.setdefault(stage.name, told) == told

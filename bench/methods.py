@@ -233,7 +233,7 @@ class Jobs:
     def _name(self, run: Run, part: str) -> str:
         """A model's: letters, digits, dots and dashes."""
         text = f"{run.way}-{part}-{run.fraction:g}-s{run.seed}-t{self._chosen.seconds:g}"
-        return "".join(one if one.isalnum() or one in ".-" else "-" for one in text)[:100]
+        return "".join(one if (one.isascii() and one.isalnum()) or one in ".-" else "-" for one in text)[:100]
 
     def _done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The job once it has succeeded; the one that was submitted before with this very body, if there is one."""

@@ -35,7 +35,7 @@ from app.services.presets import ProtocolParams, perturbation_size, probe_body, 
 from bench.methods_plan import MOST_EPOCHS, WAYS, Stage, stage_body
 from bench.methods_table import write_table
 from bench.training import seconds_per_update
-from bench.victims import CACHE, cifar10
+from bench.victims import CACHE, cifar10, described
 from models.attacks.noise import derive_seed
 from models.data import Dataset, load
 from models.methods.spec import METHODS
@@ -70,15 +70,7 @@ def main() -> None:
     dataset = cifar10(chosen.archive) if chosen.archive else load("digits", root=CACHE)
     chosen.dataset = "cifar10-jpg" if chosen.archive else "digits"
     chosen.images = min(chosen.images, len(dataset.train))
-    info = DatasetInfo(
-        name=chosen.dataset,
-        source="",
-        kind="upload" if chosen.archive else "builtin",
-        classes=dataset.classes,
-        image_shape=dataset.image_shape,
-        train_size=len(dataset.train),
-        test_size=len(dataset.test),
-    )
+    info = described(dataset, name=chosen.dataset)
     costs = _costs(chosen, dataset, info)
     runs = [
         Run(way, fraction, seed)

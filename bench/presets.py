@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.services.datasets import DatasetInfo
 from app.services.presets import ProtocolParams, training_body
 from bench.training import seconds_per_update
-from bench.victims import cifar10
+from bench.victims import cifar10, described
 from models.device_memory import peak_memory
 from models.methods.spec import METHODS
 
@@ -40,15 +39,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     chosen = parser.parse_args()
     dataset = cifar10(chosen.archive)
-    info = DatasetInfo(
-        name="cifar10",
-        source="",
-        kind="builtin",
-        classes=dataset.classes,
-        image_shape=dataset.image_shape,
-        train_size=len(dataset.train),
-        test_size=len(dataset.test),
-    )
+    info = described(dataset)
     rows = []
     for preset in PRESETS:
         asked = {"preset": preset, "dataset": {"name": "cifar10"}, "methods": ["clead"]}

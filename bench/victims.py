@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.services.datasets import DatasetInfo
 from models import data
 from models.checkpoints import load_model, save_model
 from models.data.images import Dataset, ImageSet
@@ -43,6 +44,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 def cifar10(archive: Path | None) -> Dataset:
     """CIFAR-10 from an archive of ``train|test/<class>/*``, or downloaded if there is none."""
     return data.load("cifar10", root=CACHE, upload=archive)
+
+
+def described(dataset: Dataset, *, name: str = "cifar10") -> DatasetInfo:
+    """The data set as the service's presets look at it."""
+    return DatasetInfo(
+        name=name,
+        source="",
+        kind="builtin",
+        classes=dataset.classes,
+        image_shape=dataset.image_shape,
+        train_size=len(dataset.train),
+        test_size=len(dataset.test),
+    )
 
 
 def test_images(dataset: Dataset, count: int) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from app.services.datasets import DatasetInfo
 from app.services.presets import ProtocolParams, probe_body, standard_attacks, training_body
-from bench.victims import cifar10
+from bench.victims import cifar10, described
 from models.data.images import Dataset, subset
 from models.evaluation import evaluate
 from models.evaluation_spec import EvaluationParams
@@ -60,15 +59,7 @@ def classifier(method: str, dataset: Dataset, *, seed: int) -> ImageModel:
     """As the protocol's preset ``quick`` trains it."""
     data = {"name": "cifar10", "subset": TRAINING_IMAGES}
     params = ProtocolParams.model_validate({"preset": "quick", "dataset": data, "methods": [method], "seed": seed})
-    info = DatasetInfo(
-        name="cifar10",
-        source="",
-        kind="builtin",
-        classes=dataset.classes,
-        image_shape=dataset.image_shape,
-        train_size=len(dataset.train),
-        test_size=len(dataset.test),
-    )
+    info = described(dataset)
     spec = METHODS[method].params.model_validate(training_body(params, info, method=method))
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {"workdir": Path(folder), "resume": None, "reporter": Silent(), "device": "cpu"}

@@ -52,13 +52,15 @@ def crew(task: Task, *, pipe: Pipe) -> Iterator[torch.device]:
         threading.Thread(target=_watch, args=(mate, pipe, over), name=f"mate-{mate.rank}", daemon=True).start()
     try:
         with meeting(task, device, rank=0):
-            yield device
-    except RuntimeError as error:
-        # So torch says that another process does not answer any more; which one is known here.
-        lost = next((mate for mate in mates if mate.failed(within=GRACE_SECONDS / len(mates))), None)
-        if lost is None:
-            raise
-        raise LostProcessError(lost.cause()) from error
+            try:
+                yield device
+            except RuntimeError as error:
+                # So torch says that another process does not answer any more. While they are still joined, a mate ends
+                # for a reason of its own alone, and not because this one has failed.
+                lost = next((mate for mate in mates if mate.failed(within=GRACE_SECONDS / len(mates))), None)
+                if lost is None:
+                    raise
+                raise LostProcessError(lost.cause()) from error
     finally:
         over.set()
         for mate in mates:

@@ -5,9 +5,10 @@
 
 Starts the service with a worker of one thread for each core, uploads the archive (``train|test/<class>/*``; without
 one, scikit-learn's digits are taken), and measures an update of every method by itself. Then each way to a classifier
-gets as many epochs as fit into ``--seconds`` of training: pretraining, a teacher, and the classifier whose predictions
-are labels all count; the linear probe is told beside them. Supervised trainings on a thousand labels or more keep the
-best weights by PGD on held-out training images. Jobs that an earlier run of this command finished are not repeated.
+gets the number of epochs that is nearest to ``--seconds`` of training: pretraining, a teacher, and the classifier whose
+predictions are labels all count; the linear probe is told beside them. Supervised trainings on a thousand labels or
+more keep the best weights by PGD on held-out training images. Jobs that an earlier run of this command finished are not
+repeated.
 Writes ``bench/results/methods-<data set>.json`` and the table.
 """
 
@@ -42,6 +43,8 @@ from models.methods.spec import METHODS
 from models.precision import resolve_precision
 
 RESULTS = Path(__file__).parent / "results"
+COSTLIER_LATER = {"fat": 100}
+"""Updates to measure, by methods whose attacks end early on a fresh network."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,15 @@ def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[s
 
 def _costs(chosen: argparse.Namespace, dataset: Dataset, info: DatasetInfo) -> dict[str, float]:
     """Seconds of an update of every stage, one after the other with one thread; kept in the home."""
-    kept = chosen.home / "costs.json"
+    kept = chosen.home / f"costs-{chosen.dataset}-{chosen.preset}.json"
     costs: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for stage in (stage for way in chosen.only for stage in WAYS[way].stages):
         if stage.name not in costs:
             body = stage_body(stage, info, preset=chosen.preset, images=chosen.images, fraction=1.0, epochs=1, seed=0)
-            costs[stage.name] = seconds_per_update({**body, "validation": None}, dataset)
+            updates = COSTLIER_LATER.get(stage.method, 4)
+            costs[stage.name] = seconds_per_update({**body, "validation": None}, dataset, updates=updates)
             print(f"an update of {stage.name}: {costs[stage.name]:.3f} s", flush=True)
             kept.write_text(json.dumps(costs))
     torch.set_num_threads(threads)
@@ -164,14 +168,13 @@ class Jobs:
         for number, stage in enumerate(way.stages):
             used = {field: models[position] for field, position in stage.uses.items()}
             job = self._trained(run, stage, number, used)
-            models.append(job["result"]["model"])
             seconds += job["result"]["seconds"]
-        if way.probed:
-            params = self._protocol(run)
-            body = probe_body(params, self._info, model=models[-1]) | {"register_as": self._name(run, "probe")}
-            job = self._done("/jobs/probe", body)
+            if stage.probed:
+                name = self._name(run, f"probe-{number}")
+                body = probe_body(self._protocol(run), self._info, model=job["result"]["model"])
+                job = self._done("/jobs/probe", body | {"register_as": name})
+                probe_seconds += job["result"]["seconds"]
             models.append(job["result"]["model"])
-            probe_seconds = job["result"]["seconds"]
         row = {**vars(run), "model": models[-1], "training_seconds": seconds, "probe_seconds": probe_seconds}
         self._attack(row, chosen.test_images, standard_attacks(self._info.image_shape))
         return row
@@ -206,7 +209,7 @@ class Jobs:
             seen = self._chosen.images * (fraction if METHODS[stage.method].relabel is None else 1.0)
             updates = max(1, int(seen) // body["batch_size"])
             budget = stage.share * self._chosen.seconds
-            epochs = min(MOST_EPOCHS, max(1, int(budget / self._costs[stage.name] / updates)))
+            epochs = min(MOST_EPOCHS, max(1, round(budget / self._costs[stage.name] / updates)))
         name = f"{stage.name}-{number}-{run.way}" if used else stage.name
         body |= used | {"register_as": self._name(Run(name, fraction, run.seed), f"{stage.share:g}")}
         return self._done(f"/jobs/{stage.kind}", body)

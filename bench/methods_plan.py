@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.services.datasets import DatasetInfo
-from app.services.presets import Preset, ProtocolParams, training_body
+from app.services.presets import ProtocolParams, keeping_the_best, training_body
+from app.services.recipes import Preset
 from models.methods.spec import METHODS
 
 MOST_EPOCHS = 2000
-VALIDATED_FROM = 1000
-"""Labels from which on a tenth of them may be held out."""
+VALIDATION_IMAGES = 200
 
 
 @dataclass(frozen=True)
 class Stage:
     """A training by ``method``, as the preset trains it but for ``fields``, its views' radius ``radius`` times the one
-    attacked with; ``uses``: field → number of the stage whose model it names.
+    attacked with and reached in ``steps``; ``uses``: field → number of the stage whose model it names.
+
+    ``probed``: its model is a linear probe on the frozen backbone that the training leaves.
     """
 
     method: str
@@ -25,6 +27,8 @@ class Stage:
     fields: dict[str, Any] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
     radius: float = 1.0
+    steps: int | None = None
+    probed: bool = False
 
     @property
     def kind(self) -> str:
@@ -38,32 +42,38 @@ class Stage:
     def name(self) -> str:
         """Of its cost and of its model: the method, and the fields that set it apart."""
         marks = [f"{key}-{value}" for key, value in self.fields.items() if isinstance(value, str)]
-        return "-".join([self.method, *marks, *([f"radius-{self.radius:g}"] if self.radius != 1 else [])])
+        marks += [f"radius-{self.radius:g}"] if self.radius != 1 else []
+        marks += [f"steps-{self.steps}"] if self.steps is not None else []
+        return "-".join([self.method, *marks])
 
 
 @dataclass(frozen=True)
 class Way:
-    """Stages one after the other; ``probed``: a linear probe on the frozen backbone of what the last one leaves.
+    """Stages one after the other; the last one's model is the classifier.
 
     ``unlabelled``: it is about images without a label, and the same as another way where there are none.
     """
 
     stages: tuple[Stage, ...]
     unlabelled: bool = False
-    probed: bool = False
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no label shaped the classifier's backbone."""
+        return self.stages[-1].probed
 
 
 CLUSTERS = {"pseudo_labels": "clusters", "objective": "trades"}
 
 
 def _pretrained(method: str) -> Way:
-    return Way((Stage(method),), probed=True)
+    return Way((Stage(method, probed=True),))
 
 
 def _on_clusters(method: str) -> Way:
     """DynACL's second phase, on the encoder of any method."""
-    second = Stage("self-training", 0.4, fields=CLUSTERS, uses={"init": 0, "base_model": 0})
-    return Way((Stage(method, 0.6), second), probed=True)
+    second = Stage("self-training", 0.4, fields=CLUSTERS, uses={"init": 0, "base_model": 0}, probed=True)
+    return Way((Stage(method, 0.6), second))
 
 
 WAYS: dict[str, Way] = {
@@ -74,11 +84,12 @@ WAYS: dict[str, Way] = {
     ),
     "simclr": _pretrained("simclr"),
     "clead": _pretrained("clead"),
-    "clead at 1.5 ε": Way((Stage("clead", radius=1.5),), probed=True),
+    "clead at 1.5 ε": Way((Stage("clead", radius=1.5, probed=True),)),
+    "clead at 1.5 ε, 2 steps": Way((Stage("clead", radius=1.5, steps=2, probed=True),)),
     "rocl": _pretrained("rocl"),
     "acl": _pretrained("acl"),
     "dynacl": _pretrained("dynacl"),
-    "deacl": Way((Stage("simclr", 0.4), Stage("deacl", 0.6, uses={"base_model": 0})), probed=True),
+    "deacl": Way((Stage("simclr", 0.4), Stage("deacl", 0.6, uses={"base_model": 0}, probed=True))),
     "dynacl, then its clusters": _on_clusters("dynacl"),
     "clead, then its clusters": _on_clusters("clead"),
     "clead, then self-training": Way(
@@ -86,6 +97,13 @@ WAYS: dict[str, Way] = {
             Stage("clead", 0.4),
             Stage("standard", 0.1),
             Stage("self-training", 0.5, uses={"init": 0, "base_model": 1}),
+        ),
+        unlabelled=True,
+    ),
+    "clead, whose probe labels for self-training": Way(
+        (
+            Stage("clead", 0.5, radius=1.5, steps=2, probed=True),
+            Stage("self-training", 0.5, uses={"init": 0, "base_model": 0}),
         ),
         unlabelled=True,
     ),
@@ -103,11 +121,17 @@ def stage_body(
     )
     body = training_body(params, data, method=stage.method)
     body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
-    if stage.radius != 1:
-        sizes = ("eps", "step_size")
-        body["views"] = [view | {size: stage.radius * view[size] for size in sizes} for view in body["views"]]
-    labelled = fraction * (images or data.train_size)
-    if stage.uses_labels and labelled >= VALIDATED_FROM:
-        looks = {"images": min(500, int(labelled) // 10), "every_epochs": max(1.0, epochs / 20), "keep": "best"}
+    if stage.radius != 1 or stage.steps is not None:
+        body["views"] = [_view(view, stage) for view in body["views"]]
+    body.pop("validation", None)
+    looks = keeping_the_best(params.dataset, data, every_epochs=max(1.0, epochs / 10), images=VALIDATION_IMAGES)
+    if stage.uses_labels and looks is not None:
         body["validation"] = looks
     return body
+
+
+def _view(view: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """In the stage's ball; fewer steps are longer by as much."""
+    steps = stage.steps or view["steps"]
+    scale = stage.radius * view["steps"] / steps
+    return view | {"steps": steps, "eps": stage.radius * view["eps"], "step_size": scale * view["step_size"]}

@@ -41,7 +41,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         for row in sorted(rows, key=_least, reverse=True):
             cells = [_cell(row["clean"]["accuracy"], row["clean"]["ci95"])]
             cells += [_attacked(row["attacks"].get(name)) for name in names]
-            frozen = "frozen" if WAYS[row["way"]].probed else "trained with labels"
+            frozen = "frozen" if WAYS[row["way"]].frozen else "trained with labels"
             seconds = f"{row['training_seconds']:.0f} | {row['probe_seconds']:.0f}"
             yield f"| {row['way']} | {frozen} | {row['seed']} | {' | '.join(cells)} | {seconds} |"
         yield ""

@@ -1,35 +1,21 @@
-"""The protocol's presets: what each step of the paper's pipeline runs with, by preset and size of the images.
-
-``quick`` fits a laptop's minutes, ``small`` an hour or so of one GPU, ``paper-resnet…`` are the settings of C-LEAD
-(arXiv 2510.27249) where it gives them and the methods' own defaults where it does not.
-"""
+"""The protocol by presets: the bodies of its training, probing and attacking jobs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from app.services.datasets import DatasetInfo
+from app.services.recipes import GREY_SIDE, TINY_SIDE, Preset, Recipe, recipe
 from models.attacks.parsing import AnyAttack
 from models.attacks.spec import AttackParams
 from models.methods.spec import METHODS
 from models.specs import LabelledData, Name, Seed, Spec, TrainingData, labelled_size
 
-Preset = Literal["quick", "small", "paper-resnet18", "paper-resnet34", "paper-resnet50"]
-
-# Without augmentation the features are computed once for all epochs; on digits it is also 5 points better.
-_PLAIN_PROBE: dict[str, Any] = {
-    "optimizer": {"name": "adam", "lr": 1e-2, "weight_decay": 0.0},
-    "augmentation": {"crop_padding": 0, "flip": False},
-}
-
-TINY_SIDE = 8
-GREY_SIDE = 28
+VALIDATED_FROM = 1000
+"""Labelled images from which on some may be held out."""
 PREFIX_LENGTH = 60
-NO_AUGMENTATION = {"crop_padding": 0, "flip": False}
-"""For probes that must be quick: the features of an image that never changes are computed once."""
 
 
 class ProtocolParams(Spec):
@@ -54,22 +40,6 @@ class ProtocolParams(Spec):
     seed: Seed = 0
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How one preset trains on images of one size. Methods fall into three roles by the fields of their parameters.
-
-    ``plain``: supervised, no attack; ``adversarial``: supervised, with an ``attack``; ``contrastive``: pretraining.
-    """
-
-    backbone: dict[str, Any]
-    shared: dict[str, Any]
-    plain: dict[str, Any]
-    adversarial: dict[str, Any]
-    contrastive: dict[str, Any]
-    probe: dict[str, Any]
-    test_images: int | None
-
-
 def perturbation_size(image_shape: tuple[int, int, int]) -> float:
     """The Linf radius that the field uses for images of this size: 0.2, 0.1 or 8/255, in pixels of [0, 1].
 
@@ -82,15 +52,6 @@ def perturbation_size(image_shape: tuple[int, int, int]) -> float:
     if channels == 1 and side <= GREY_SIDE:
         return 0.1
     return 8 / 255
-
-
-def recipe(preset: Preset, image_shape: tuple[int, int, int]) -> Recipe:
-    """The recipe of a preset for images of this size."""
-    if preset == "quick":
-        return _quick(image_shape)
-    if preset == "small":
-        return _small(image_shape)
-    return _paper(preset.removeprefix("paper-"))
 
 
 def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> dict[str, Any]:
@@ -115,7 +76,23 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
         if field in fields:
             default = fields[field].get_default(call_default_factory=True)
             body[field] = _scaled(_like(default, body.get(field)), eps)
+    if chosen.best_every is not None and METHODS[method].kind == "train" and "attack" in fields:
+        body["validation"] = keeping_the_best(params.dataset, data, every_epochs=chosen.best_every)
     return {name: value for name, value in body.items() if name in fields}
+
+
+def keeping_the_best(
+    chosen: LabelledData, data: DatasetInfo, *, every_epochs: float, images: int = 500
+) -> dict[str, Any] | None:
+    """A training's ``validation`` by PGD at the radius of the images' size: against robust overfitting (Rice et al.
+    2020, arXiv 2002.11569). A tenth of the labelled images is held out, at most ``images``; None: too few have a label.
+    """
+    labelled = training_size(chosen, data)
+    if labelled < VALIDATED_FROM:
+        return None
+    eps = perturbation_size(data.image_shape)
+    looks = {"images": min(images, labelled // 10), "every_epochs": every_epochs, "keep": "best"}
+    return {**looks, "eps": eps, "step_size": eps / 4}
 
 
 def probe_body(params: ProtocolParams, data: DatasetInfo, *, model: str) -> dict[str, Any]:
@@ -192,97 +169,3 @@ def _scaled(attack: Any, eps: float) -> Any:
     values = dict(attack) if isinstance(attack, dict) else attack.model_dump(mode="json")
     values["step_size"] = values["step_size"] / values["eps"] * eps
     return {**values, "eps": eps}
-
-
-def _attack(name: str, *, steps: int, step_size: float) -> dict[str, Any]:
-    """An attack at radius 1: the step is a share of the radius."""
-    return {"name": name, "eps": 1.0, "steps": steps, "step_size": step_size}
-
-
-def _sgd(lr: float) -> dict[str, Any]:
-    return {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4}
-
-
-def _cosine(epochs: int) -> dict[str, Any]:
-    return {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}}
-
-
-def _quick(image_shape: tuple[int, int, int]) -> Recipe:
-    """Minutes on two cores; the settings were measured on digits, Fashion-MNIST and CIFAR-10."""
-    channels, side = image_shape[0], max(image_shape[1:])
-    if side <= TINY_SIDE:
-        network: dict[str, Any] = {"width": 32, "blocks": [1, 1]}
-        crop, crops, steps, step_size, epochs = {"crop_padding": 1, "flip": False}, 1, 3, 0.417, (15, 20, 25)
-    elif channels == 1 and side <= GREY_SIDE:
-        network = {"width": 16, "blocks": [1, 1, 1]}
-        crop, crops, steps, step_size, epochs = {"crop_padding": 2, "flip": True}, 2, 5, 0.25, (8, 10, 8)
-    else:
-        network = {"width": 32, "blocks": [1, 1, 1, 1], "stem_stride": 2}
-        crop, crops, steps, step_size, epochs = {"crop_padding": 4, "flip": True}, 2, 5, 0.25, (12, 8, 4)
-    plain, adversarial, contrastive = epochs
-    return Recipe(
-        backbone={"name": "resnet18", **network},
-        shared={"batch_size": 64, "augmentation": crop},
-        plain={**_cosine(plain), "optimizer": _sgd(0.1)},
-        adversarial={
-            **_cosine(adversarial),
-            "optimizer": _sgd(0.1),
-            "attack": _attack("pgd", steps=5, step_size=0.25),
-            "strategy": {"backbone": {"name": "resnet18", **network}},
-        },
-        contrastive={
-            **_cosine(contrastive),
-            "optimizer": _sgd(0.2),
-            "crops": crops,
-            "views": [_attack(name, steps=steps, step_size=step_size) for name in ("pgd", "cw")],
-        },
-        probe={
-            "epochs": 60,
-            "batch_size": 64 if side <= TINY_SIDE else 128,
-            "augmentation": NO_AUGMENTATION,
-            "optimizer": {"name": "adam", "lr": 1e-2, "weight_decay": 0.0},
-        },
-        test_images=1000,
-    )
-
-
-def _small(image_shape: tuple[int, int, int]) -> Recipe:
-    """A whole ResNet-18 of a quarter of the width, ten to twenty epochs."""
-    crop = {"crop_padding": max(1, max(image_shape[1:]) // 8), "flip": max(image_shape[1:]) > TINY_SIDE}
-    network = {"name": "resnet18", "width": 16}
-    return Recipe(
-        backbone=network,
-        shared={"batch_size": 128, "augmentation": crop},
-        plain={**_cosine(20), "optimizer": _sgd(0.1)},
-        adversarial={
-            **_cosine(20),
-            "optimizer": _sgd(0.1),
-            "attack": _attack("pgd", steps=7, step_size=0.25),
-            "strategy": {"backbone": network},
-        },
-        contrastive={
-            **_cosine(40),
-            "optimizer": _sgd(0.2),
-            "crops": 2,
-            "views": [_attack(name, steps=5, step_size=0.25) for name in ("pgd", "cw")],
-        },
-        probe={
-            "epochs": 60,
-            "augmentation": NO_AUGMENTATION,
-            "optimizer": {"name": "adam", "lr": 1e-3, "weight_decay": 0.0},
-        },
-        test_images=2000,
-    )
-
-
-def _paper(backbone: str) -> Recipe:
-    """The methods' defaults, which are the paper's settings where it gives them; the whole test split."""
-    return Recipe(
-        backbone={"name": backbone, "width": 64},
-        shared={},
-        plain={},
-        adversarial={},
-        contrastive={},
-        probe={"batch_size": 128, "optimizer": {"name": "adam", "lr": 1e-4, "weight_decay": 0.0}},
-        test_images=None,
-    )

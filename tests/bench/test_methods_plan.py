@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from app.services.datasets import DatasetInfo
-from app.services.presets import Preset
+from app.services.recipes import Preset
 from bench.methods_plan import WAYS, stage_body
 from models.methods.spec import METHODS
 
@@ -47,5 +47,5 @@ def test_costs_are_of_one_stage_each() -> None:
     seen: dict[str, tuple[str, str]] = {}
     for way in WAYS.values():
         for stage in way.stages:
-            told = stage.method, repr((sorted(stage.fields.items(), key=str), stage.radius))
+            told = stage.method, repr((sorted(stage.fields.items(), key=str), stage.radius, stage.steps))
             assert seen.setdefault(stage.name, told) == told

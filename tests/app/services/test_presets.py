@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from app.services.datasets import DatasetInfo
-from app.services.presets import Preset, ProtocolParams, perturbation_size, training_body
+from app.services.presets import ProtocolParams, perturbation_size, training_body
+from app.services.recipes import Preset
 from models.methods.spec import METHODS
 
 SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
@@ -37,3 +38,28 @@ def test_a_presets_body_is_one_that_the_method_takes(name: str, method: str, pre
         assert parsed.attack.step_size <= 1.25 * eps
     if hasattr(parsed, "strategy") and preset != "paper-resnet18":
         assert parsed.strategy.backbone == parsed.backbone
+
+
+@pytest.mark.parametrize(("fraction", "held"), [(1.0, 500), (0.1, 100), (0.01, None)])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_small_keeps_the_best_weights_of_adversarial_trainings(
+    preset: Preset, fraction: float, held: int | None
+) -> None:
+    """By PGD on a tenth of the labelled images, where they are enough; pretraining and the other presets hold none."""
+    data = DatasetInfo(
+        name="grey",
+        source="",
+        kind="upload",
+        classes=("a", "b"),
+        image_shape=(1, 28, 28),
+        train_size=10_000,
+        test_size=9,
+    )
+    chosen = {"name": "grey", "labels_fraction": fraction}
+    params = ProtocolParams.model_validate({"preset": preset, "dataset": chosen, "methods": ["pgd-at", "clead"]})
+    looks = training_body(params, data, method="pgd-at").get("validation")
+    if preset != "small" or held is None:
+        assert looks is None
+    else:
+        assert (looks["images"], looks["keep"], looks["eps"]) == (held, "best", 0.1)
+    assert "validation" not in training_body(params, data, method="clead")

@@ -1,0 +1,99 @@
+"""What of a spec does not fit together: batch and data, models and data, backbone and images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from app.errors import FieldError
+from app.records import ModelVersion
+from app.services.datasets import DatasetInfo
+from app.services.presets import ProtocolParams, training_size
+from models.backbones.spec import complete
+from models.corruption_spec import CorruptionParams
+from models.corruptions.spec import SMALLEST_SIDE
+from models.evaluation_spec import EvaluationParams
+from models.methods.spec import METHODS
+from models.networks import IncompatibleModelError, build_model
+from models.probe_spec import ProbeParams
+from models.registry import UnknownNameError
+from models.specs import BackboneSpec, ModelCard, TrainingParams, held_out_size
+
+MAX_PARAMETERS = 4_000_000_000
+"""Weights of a backbone, twice those of the largest known: more take a worker's memory for nothing."""
+
+
+def misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVersion]) -> Iterator[FieldError]:
+    """For each kind of ``params``; ``versions``: the models that it names, by field."""
+    if isinstance(params, TrainingParams | ProbeParams):
+        size = known = training_size(params.dataset, data)
+        if isinstance(params, TrainingParams):
+            if METHODS[params.method].relabel is not None:
+                size = training_size(params.dataset.model_copy(update={"labels_fraction": 1.0}), data)
+            size -= held_out_size(known, params.validation)
+        if params.batch_size > size:
+            yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
+    if isinstance(params, CorruptionParams) and min(data.image_shape[1:]) < SMALLEST_SIDE:
+        detail = f"images of {data.image_shape}; corruptions need at least {SMALLEST_SIDE} pixels a side"
+        yield {"pointer": "/dataset/name", "detail": detail}
+    for field, version in versions.items():
+        card = ModelCard.model_validate(version.card)
+        if card.image_shape != data.image_shape:
+            detail = f"{version.reference} takes images {card.image_shape}; those of {data.name} are {data.image_shape}"
+            yield {"pointer": f"/{field}", "detail": detail}
+        elif _gives_labels(params, field) or isinstance(params, EvaluationParams | CorruptionParams | ProtocolParams):
+            yield from _classifier_misfits(field, version, card=card, data=data)
+    if isinstance(params, TrainingParams):
+        yield from _backbone_misfits(params, data, versions.get("init"))
+
+
+def _gives_labels(params: Any, field: str) -> bool:
+    """Whether the model of this field has to tell the data's classes apart."""
+    if field != "base_model":
+        return False
+    clusters = getattr(params, "pseudo_labels", "classifier") == "clusters"
+    return not clusters and METHODS[params.method].teacher != "simclr"
+
+
+def _classifier_misfits(
+    field: str, version: ModelVersion, *, card: ModelCard, data: DatasetInfo
+) -> Iterator[FieldError]:
+    if card.kind != "classifier":
+        detail = f"{version.reference} is an {card.kind}; a classifier is needed: POST /jobs/probe makes one from it"
+        yield {"pointer": f"/{field}", "detail": detail}
+    elif len(card.classes or ()) != len(data.classes):
+        detail = (
+            f"{version.reference} tells {len(card.classes or ())} classes apart; {data.name} has {len(data.classes)}"
+        )
+        yield {"pointer": f"/{field}", "detail": detail}
+
+
+def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVersion | None) -> Iterator[FieldError]:
+    refusal = _builders_refusal(params.backbone, data.image_shape)
+    if refusal is not None:
+        yield refusal
+    elif init is not None and complete(ModelCard.model_validate(init.card).backbone) != complete(params.backbone):
+        yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
+
+
+@lru_cache(maxsize=1000)  # building takes longer than all the rest of a submission
+def _builders_refusal(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> FieldError | None:
+    """Build the network without memory: whatever its builder refuses is refused here."""
+    channels = image_shape[0]
+    card = ModelCard(
+        kind="encoder", backbone=backbone, image_shape=image_shape, mean=(0.0,) * channels, std=(1.0,) * channels
+    )
+    try:
+        with torch.device("meta"):
+            size = sum(weight.numel() for weight in build_model(card).parameters())
+    except UnknownNameError as error:
+        return {"pointer": "/backbone/name", "detail": str(error)}
+    except (IncompatibleModelError, ValueError) as error:
+        return {"pointer": "/backbone", "detail": str(error)}
+    if size > MAX_PARAMETERS:
+        return {"pointer": "/backbone", "detail": f"{size} weights; at most {MAX_PARAMETERS} are accepted"}
+    return None

@@ -1,0 +1,140 @@
+"""What a preset trains with, by the size of the images.
+
+``quick`` fits a laptop's minutes, ``small`` an hour or so, ``paper-resnet…`` are the settings of C-LEAD
+(arXiv 2510.27249) where it gives them and the methods' own defaults where it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Preset = Literal["quick", "small", "paper-resnet18", "paper-resnet34", "paper-resnet50"]
+
+TINY_SIDE = 8
+GREY_SIDE = 28
+NO_AUGMENTATION = {"crop_padding": 0, "flip": False}
+"""For probes that must be quick: the features of an image that never changes are computed once."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one preset trains on images of one size. Methods fall into three roles by the fields of their parameters.
+
+    ``plain``: supervised, no attack; ``adversarial``: supervised, with an ``attack``; ``contrastive``: pretraining.
+    ``best_every``: epochs between two looks of an adversarial training at held-out images, the best one's weights being
+    published; None: the last weights are.
+    """
+
+    backbone: dict[str, Any]
+    shared: dict[str, Any]
+    plain: dict[str, Any]
+    adversarial: dict[str, Any]
+    contrastive: dict[str, Any]
+    probe: dict[str, Any]
+    test_images: int | None
+    best_every: float | None = None
+
+
+def recipe(preset: Preset, image_shape: tuple[int, int, int]) -> Recipe:
+    """The recipe of a preset for images of this size."""
+    if preset == "quick":
+        return _quick(image_shape)
+    if preset == "small":
+        return _small(image_shape)
+    return _paper(preset.removeprefix("paper-"))
+
+
+def _quick(image_shape: tuple[int, int, int]) -> Recipe:
+    """Minutes on two cores; the settings were measured on digits, Fashion-MNIST and CIFAR-10."""
+    channels, side = image_shape[0], max(image_shape[1:])
+    if side <= TINY_SIDE:
+        network: dict[str, Any] = {"width": 32, "blocks": [1, 1]}
+        crop, crops, steps, step_size, epochs = {"crop_padding": 1, "flip": False}, 1, 3, 0.417, (15, 20, 25)
+    elif channels == 1 and side <= GREY_SIDE:
+        network = {"width": 16, "blocks": [1, 1, 1]}
+        crop, crops, steps, step_size, epochs = {"crop_padding": 2, "flip": True}, 2, 5, 0.25, (8, 10, 8)
+    else:
+        network = {"width": 32, "blocks": [1, 1, 1, 1], "stem_stride": 2}
+        crop, crops, steps, step_size, epochs = {"crop_padding": 4, "flip": True}, 2, 5, 0.25, (12, 8, 4)
+    plain, adversarial, contrastive = epochs
+    return Recipe(
+        backbone={"name": "resnet18", **network},
+        shared={"batch_size": 64, "augmentation": crop},
+        plain={**_cosine(plain), "optimizer": _sgd(0.1)},
+        adversarial={
+            **_cosine(adversarial),
+            "optimizer": _sgd(0.1),
+            "attack": _attack("pgd", steps=5, step_size=0.25),
+            "strategy": {"backbone": {"name": "resnet18", **network}},
+        },
+        contrastive={
+            **_cosine(contrastive),
+            "optimizer": _sgd(0.2),
+            "crops": crops,
+            "views": [_attack(name, steps=steps, step_size=step_size) for name in ("pgd", "cw")],
+        },
+        probe={
+            "epochs": 60,
+            "batch_size": 64 if side <= TINY_SIDE else 128,
+            "augmentation": NO_AUGMENTATION,
+            "optimizer": {"name": "adam", "lr": 1e-2, "weight_decay": 0.0},
+        },
+        test_images=1000,
+    )
+
+
+def _small(image_shape: tuple[int, int, int]) -> Recipe:
+    """A whole ResNet-18 of a quarter of the width, ten to twenty epochs."""
+    crop = {"crop_padding": max(1, max(image_shape[1:]) // 8), "flip": max(image_shape[1:]) > TINY_SIDE}
+    network = {"name": "resnet18", "width": 16}
+    return Recipe(
+        backbone=network,
+        shared={"batch_size": 128, "augmentation": crop},
+        plain={**_cosine(20), "optimizer": _sgd(0.1)},
+        adversarial={
+            **_cosine(20),
+            "optimizer": _sgd(0.1),
+            "attack": _attack("pgd", steps=7, step_size=0.25),
+            "strategy": {"backbone": network},
+        },
+        contrastive={
+            **_cosine(40),
+            "optimizer": _sgd(0.2),
+            "crops": 2,
+            "views": [_attack(name, steps=5, step_size=0.25) for name in ("pgd", "cw")],
+        },
+        probe={
+            "epochs": 60,
+            "augmentation": NO_AUGMENTATION,
+            "optimizer": {"name": "adam", "lr": 1e-3, "weight_decay": 0.0},
+        },
+        test_images=2000,
+        best_every=2,
+    )
+
+
+def _paper(backbone: str) -> Recipe:
+    """The methods' defaults, which are the paper's settings where it gives them; the whole test split."""
+    return Recipe(
+        backbone={"name": backbone, "width": 64},
+        shared={},
+        plain={},
+        adversarial={},
+        contrastive={},
+        probe={"batch_size": 128, "optimizer": {"name": "adam", "lr": 1e-4, "weight_decay": 0.0}},
+        test_images=None,
+    )
+
+
+def _attack(name: str, *, steps: int, step_size: float) -> dict[str, Any]:
+    """An attack at radius 1: the step is a share of the radius."""
+    return {"name": name, "eps": 1.0, "steps": steps, "step_size": step_size}
+
+
+def _sgd(lr: float) -> dict[str, Any]:
+    return {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4}
+
+
+def _cosine(epochs: int) -> dict[str, Any]:
+    return {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}}

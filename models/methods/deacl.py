@@ -27,7 +27,7 @@ class SimilarityAttack(TrainingAttack):
 
 
 class DeACLParams(TrainingParams):
-    """Defaults: 100 epochs, SGD 0.5, weight decay 5e-4, batch 512, weak augmentation, weight 2 (§4.1)."""
+    """Defaults: 100 epochs, SGD 0.5, weight decay 5e-4, batch 512, weak augmentation, weight 2."""
 
     method: Literal["deacl"] = Field("deacl", description="name of the method; see GET /methods")
     base_model: ModelRef = Field(
@@ -41,7 +41,7 @@ class DeACLParams(TrainingParams):
 
 
 class DeACLLearner:
-    """Minimizes −cos(s(x), t(x)) − γ cos(s(x'), s(x)) over the student s, x' lowering cos(s(x'), s(x)) (Eq. 5).
+    """Minimizes −cos(s(x), t(x)) − γ cos(s(x'), s(x)) over the student s, x' lowering cos(s(x'), s(x)).
 
     Features of different lengths are compared after a linear layer on the student's, which is dropped.
     """

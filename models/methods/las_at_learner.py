@@ -27,7 +27,7 @@ class LASATLearner:
     """Minimizes CE with smoothed labels on images attacked as ``strategy`` chooses; REINFORCE trains the strategy.
 
     The reward is R = CE(h(x'), y) + ``robustness``·(accuracy under ``reference``) + ``clean``·(accuracy), the last two
-    of a copy of the target after one SGD step on x' (Eq. 5–9; weights as in the authors' code).
+    of a copy of the target after one SGD step on x' (weights as in the authors' code).
     """
 
     def __init__(

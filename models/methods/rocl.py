@@ -27,9 +27,9 @@ class RoCLParams(ContrastiveParams):
 
 
 class RoCLLearner(ContrastiveLearner):
-    """Minimizes ℓ(x₁, x₂, x₁') + λ ℓ(x₁', x₂), x₁' raising ℓ(x₁', x₂) (Eq. 7 and 8).
+    """Minimizes ℓ(x₁, x₂, x₁') + λ ℓ(x₁', x₂), x₁' raising ℓ(x₁', x₂).
 
-    Where Eq. 3 has one logarithm for all positives of a view, this is one for each, as in the authors' program.
+    Where the paper's formula has one logarithm for all positives of a view, this is one for each, as in the authors' program.
     """
 
     def __init__(self, encoder: ImageModel, augment: Augment, params: RoCLParams) -> None:

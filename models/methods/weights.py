@@ -16,7 +16,7 @@ _TINY = 1e-12
 
 
 class WorstWeights:
-    """Perturbs every layer's weights w by δ along the loss's gradient g: δ = γ ‖w‖ g/‖g‖ (Wu et al. 2020, Eq. 9–10).
+    """Perturbs every layer's weights w by δ along the loss's gradient g: δ = γ ‖w‖ g/‖g‖ (Wu et al. 2020).
 
     Biases and batch normalization are left alone, as in the authors' code. Nothing of the model changes: a forward
     pass at w + δ leaves gradients at the model's own w, where the optimizer then steps from.

@@ -29,7 +29,7 @@ class RoCLParams(ContrastiveParams):
 class RoCLLearner(ContrastiveLearner):
     """Minimizes ℓ(x₁, x₂, x₁') + λ ℓ(x₁', x₂), x₁' raising ℓ(x₁', x₂).
 
-    Where the paper's formula has one logarithm for all positives of a view, this is one for each, as in the authors' program.
+    Where the paper has one logarithm for all positives of a view, this is one for each, as in the authors' program.
     """
 
     def __init__(self, encoder: ImageModel, augment: Augment, params: RoCLParams) -> None:

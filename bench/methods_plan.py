@@ -41,7 +41,7 @@ class Stage:
     @property
     def name(self) -> str:
         """Of its cost and of its model: the method, and the fields that set it apart."""
-        marks = [f"{key}-{value}" for key, value in self.fields.items() if isinstance(value, str)]
+        marks = [f"{key}-{value}" for key, value in self.fields.items()]
         marks += [f"radius-{self.radius:g}"] if self.radius != 1 else []
         marks += [f"steps-{self.steps}"] if self.steps is not None else []
         return "-".join([self.method, *marks])
@@ -63,6 +63,7 @@ class Way:
         return self.stages[-1].probed
 
 
+IN_TURN = {"views_in_turn": True}
 CLUSTERS = {"pseudo_labels": "clusters", "objective": "trades"}
 
 
@@ -86,6 +87,7 @@ WAYS: dict[str, Way] = {
     "clead": _pretrained("clead"),
     "clead at 1.5 ε": Way((Stage("clead", radius=1.5, probed=True),)),
     "clead at 1.5 ε, 2 steps": Way((Stage("clead", radius=1.5, steps=2, probed=True),)),
+    "clead at 1.5 ε, 2 steps, views in turn": Way((Stage("clead", fields=IN_TURN, radius=1.5, steps=2, probed=True),)),
     "rocl": _pretrained("rocl"),
     "acl": _pretrained("acl"),
     "dynacl": _pretrained("dynacl"),
@@ -102,7 +104,7 @@ WAYS: dict[str, Way] = {
     ),
     "clead, whose probe labels for self-training": Way(
         (
-            Stage("clead", 0.5, radius=1.5, steps=2, probed=True),
+            Stage("clead", 0.5, fields=IN_TURN, radius=1.5, steps=2, probed=True),
             Stage("self-training", 0.5, uses={"init": 0, "base_model": 0}),
         ),
         unlabelled=True,

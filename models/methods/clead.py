@@ -35,6 +35,9 @@ class CLeadParams(TrainingParams):
     views: Annotated[tuple[View, ...], JsonArray] = Field(
         (View(name="pgd"), View(name="cw")), min_length=1, max_length=4, description="perturbed versions of each image"
     )
+    views_in_turn: bool = Field(
+        False, description="true: each update takes one of the views, in turn, which is one term of the loss"
+    )
     temperature: float = Field(0.1, ge=0.001, le=100, description="τ of the contrastive loss")
     projection: ProjectionSpec = ProjectionSpec()
     chunk_size: ChunkSize = None
@@ -69,6 +72,7 @@ def build(params: CLeadParams, model: ImageModel, *, base: ImageModel | None, au
         model,
         augment,
         views=params.views,
+        views_in_turn=params.views_in_turn,
         temperature=params.temperature,
         projection=params.projection,
         guide=params.perturbation,

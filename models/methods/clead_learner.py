@@ -39,6 +39,7 @@ class CLeadLearner:
         augment: Augment,
         *,
         views: Sequence[TrainingAttack],
+        views_in_turn: bool,
         temperature: float,
         projection: ProjectionSpec,
         guide: Literal["contrastive", "pseudo-label-online", "pseudo-label-base"],
@@ -51,6 +52,7 @@ class CLeadLearner:
         self._encoder = encoder
         self._augment = augment
         self._views = views
+        self._views_in_turn = views_in_turn
         self._criterion = CLeadLoss(temperature)
         self._crops = crops
         self._chunk_size = chunk_size
@@ -73,7 +75,7 @@ class CLeadLearner:
         second = self._augment(images, generator) if self._crops == 2 else first
         pseudo = self._pseudo_labels(images)
         with self.attack_time.running(images.device):
-            perturbed = self._perturb(first, second, pseudo, generator=generator)
+            perturbed = self._perturb(first, second, pseudo, views=self._views_at(moment), generator=generator)
         features = self._features(first, *perturbed)
         embedded = self._projection(features).chunk(1 + len(perturbed))
         contrastive = self._criterion(*embedded)
@@ -98,8 +100,17 @@ class CLeadLearner:
             labels: Tensor = self._base(images).argmax(dim=1)
             return labels
 
+    def _views_at(self, moment: Moment) -> Sequence[TrainingAttack]:
+        return (self._views[moment.step % len(self._views)],) if self._views_in_turn else self._views
+
     def _perturb(
-        self, first: Tensor, second: Tensor, pseudo: Tensor | None, *, generator: torch.Generator
+        self,
+        first: Tensor,
+        second: Tensor,
+        pseudo: Tensor | None,
+        *,
+        views: Sequence[TrainingAttack],
+        generator: torch.Generator,
     ) -> list[Tensor]:
         """One perturbed version of ``second`` a view, with every model held still."""
         with ExitStack() as still:
@@ -117,7 +128,7 @@ class CLeadLearner:
                     noise=BatchNoise(generator),
                     random_start=view.random_start,
                 )
-                for view in self._views
+                for view in views
             ]
 
     def _contrastive(self, first: Tensor) -> dict[str, Objective]:

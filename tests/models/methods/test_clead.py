@@ -53,9 +53,13 @@ def learner(base: Classifier | None, **changes: object) -> CLeadLearner:
     return made
 
 
+def perturbed(made: CLeadLearner, pseudo: Tensor | None) -> list[Tensor]:
+    return made._perturb(IMAGES, IMAGES, pseudo, views=made._views, generator=torch.Generator().manual_seed(3))
+
+
 def attacked(made: CLeadLearner) -> tuple[Tensor, Tensor]:
     pseudo = made._pseudo_labels(IMAGES)
-    pgd, cw = made._perturb(IMAGES, IMAGES, pseudo, generator=torch.Generator().manual_seed(3))
+    pgd, cw = perturbed(made, pseudo)
     for points in (pgd, cw):
         assert points.min() >= 0 and points.max() <= 1
         assert (points - IMAGES).abs().max() <= EPS + 1e-6
@@ -110,7 +114,7 @@ def test_the_online_head_gets_no_gradient_into_the_encoder(base: Classifier) -> 
     assert any(name.startswith("online_head") for name in online)
     assert extra["contrastive_loss"] > 0 and extra["online_head_loss"] > 0
     made = learner(base, perturbation="pseudo-label-online", base_model="base")
-    pgd, cw = made._perturb(IMAGES, IMAGES, made._pseudo_labels(IMAGES), generator=torch.Generator().manual_seed(3))
+    pgd, cw = perturbed(made, made._pseudo_labels(IMAGES))
     made._criterion(*made._embed(torch.cat((IMAGES, pgd, cw))).chunk(3)).backward()
     for name, parameter in made.modules.named_parameters():
         if not name.startswith("online_head"):
@@ -123,6 +127,19 @@ def test_labels_are_not_used() -> None:
         for labels in (LABELS, LABELS.flip(0))
     ]
     assert losses[0] == losses[1]
+
+
+def test_views_in_turn_take_one_term_of_the_loss_an_update() -> None:
+    """The same as one view alone has, with the same random numbers: its attack is all that the update costs."""
+
+    def loss(step: int, **changes: object) -> float:
+        made, moment = learner(None, **changes), Moment(step=step, total=100, epoch=0.0, lr=0.1)
+        return made.loss(IMAGES, LABELS, moment=moment, generator=torch.Generator().manual_seed(3))[0].item()
+
+    pgd, cw = ({"name": name, "eps": EPS, "steps": 5, "step_size": EPS / 4} for name in ("pgd", "cw"))
+    in_turn = [loss(step, views=[pgd, cw], views_in_turn=True) for step in range(3)]
+    assert in_turn == [loss(0, views=[pgd]), loss(0, views=[cw]), loss(0, views=[pgd])]
+    assert in_turn[0] != in_turn[1]
 
 
 def test_defaults_are_the_papers() -> None:

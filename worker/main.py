@@ -99,7 +99,7 @@ def _refuse_newer_schema(worker: Worker) -> None:
 
 
 def _stop_at_end_of_input() -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(sys.stdin.fileno(), 4096):  # not sys.stdin.read: it holds a lock that the interpreter's end asks for
         pass
     log.info("the process that started this worker is gone; stopping")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -169,7 +169,9 @@ def test_broker_down_at_submit(tmp_path: Path, request: pytest.FixtureRequest) -
         deployment.close()
 
 
-def test_an_embedded_worker_ends_with_its_parent(deployment: Deployment) -> None:
+@pytest.mark.parametrize("parent", ["gone", "asks"])
+def test_an_embedded_worker_ends_with_its_parent(deployment: Deployment, parent: str) -> None:
+    """Or when that one asks by a signal, while the worker still listens to it."""
     reading, writing = os.pipe()
     with deployment.log.open("ab") as log:
         process = subprocess.Popen(
@@ -183,6 +185,9 @@ def test_an_embedded_worker_ends_with_its_parent(deployment: Deployment) -> None
     os.close(reading)
     job_id = deployment.submit("pretrain", PRETRAIN)
     deployment.wait_for_step(job_id, 20)
+    if parent == "asks":
+        process.terminate()
+        assert process.wait(timeout=60) == 0
     os.close(writing)
     assert process.wait(timeout=60) == 0
     assert deployment.job(job_id).status == "queued"

@@ -6,9 +6,8 @@
 Starts the service with a worker of one thread for each core, uploads the archive (``train|test/<class>/*``; without
 one, scikit-learn's digits are taken), and measures an update of every method by itself. Then each way to a classifier
 gets the number of epochs that is nearest to ``--seconds`` of training: pretraining, a teacher, and the classifier whose
-predictions are labels all count; the linear probe is told beside them. Supervised trainings on a thousand labels or
-more keep the best weights by PGD on held-out training images. Jobs that an earlier run of this command finished are not
-repeated.
+predictions are labels all count; the linear probe is told beside them. The last weights are taken, whatever the preset
+says. Jobs that an earlier run of this command finished are not repeated.
 Writes ``bench/results/methods-<data set>.json`` and the table.
 """
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.services.datasets import DatasetInfo
-from app.services.presets import ProtocolParams, keeping_the_best, training_body
+from app.services.presets import ProtocolParams, training_body
 from app.services.recipes import Preset
 from models.methods.spec import METHODS
 
 MOST_EPOCHS = 2000
-VALIDATION_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,7 @@ def stage_body(
     body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
     if stage.radius != 1 or stage.steps is not None:
         body["views"] = [_view(view, stage) for view in body["views"]]
-    body.pop("validation", None)
-    looks = keeping_the_best(params.dataset, data, every_epochs=max(1.0, epochs / 10), images=VALIDATION_IMAGES)
-    if stage.uses_labels and looks is not None:
-        body["validation"] = looks
+    body.pop("validation", None)  # too short for robust overfitting, and what a few images choose is noise
     return body
 
 

@@ -77,21 +77,19 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
             default = fields[field].get_default(call_default_factory=True)
             body[field] = _scaled(_like(default, body.get(field)), eps)
     if chosen.best_every is not None and METHODS[method].kind == "train" and "attack" in fields:
-        body["validation"] = keeping_the_best(params.dataset, data, every_epochs=chosen.best_every)
+        body["validation"] = _keeping_the_best(params.dataset, data, every_epochs=chosen.best_every)
     return {name: value for name, value in body.items() if name in fields}
 
 
-def keeping_the_best(
-    chosen: LabelledData, data: DatasetInfo, *, every_epochs: float, images: int = 500
-) -> dict[str, Any] | None:
+def _keeping_the_best(chosen: LabelledData, data: DatasetInfo, *, every_epochs: float) -> dict[str, Any] | None:
     """A training's ``validation`` by PGD at the radius of the images' size: against robust overfitting (Rice et al.
-    2020, arXiv 2002.11569). A tenth of the labelled images is held out, at most ``images``; None: too few have a label.
+    2020, arXiv 2002.11569). A tenth of the labelled images is held out, at most 500; None: too few have a label.
     """
     labelled = training_size(chosen, data)
     if labelled < VALIDATED_FROM:
         return None
     eps = perturbation_size(data.image_shape)
-    looks = {"images": min(images, labelled // 10), "every_epochs": every_epochs, "keep": "best"}
+    looks = {"images": min(500, labelled // 10), "every_epochs": every_epochs, "keep": "best"}
     return {**looks, "eps": eps, "step_size": eps / 4}
 
 

@@ -37,9 +37,7 @@ def test_bodies_are_valid_and_shares_add_up(way: str, preset: Preset, fraction: 
         body = stage_body(stage, INFO, preset=preset, images=10_000, fraction=fraction, epochs=3, seed=0)
         params = METHODS[stage.method].params.model_validate(body | dict.fromkeys(stage.uses, "a-model"))
         assert params.epochs == 3 and params.dataset.subset == 10_000
-        assert (params.validation is not None) == (
-            stage.kind == "train" and fraction == 1 and "clusters" not in stage.fields.values()
-        )
+        assert params.validation is None
 
 
 def test_costs_are_of_one_stage_each() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -65,8 +66,12 @@ def run(home: Path, *, seed: int, fresh: bool, console: Console) -> None:
 
 @contextmanager
 def service(home: Path) -> Iterator[str]:
-    """`clead serve` on a free port with its data in ``home/service``; yields its address."""
+    """`clead serve` on a free port with its data in ``home/service``; yields its address.
+
+    For a main thread: SIGTERM is an interrupt meanwhile, so that the service never outlives who started it.
+    """
     command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--home", str(home / "service")]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (home / "service.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
@@ -74,6 +79,7 @@ def service(home: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait()
+            signal.signal(signal.SIGTERM, before)
 
 
 def _address(process: subprocess.Popen[str], *, log_path: Path) -> str:

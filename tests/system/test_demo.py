@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import wait_for
+
 
 @pytest.mark.timeout(1500)
 def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
@@ -45,3 +47,26 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "was run before" in again.stdout
     assert json.loads((tmp_path / "report.json").read_text())["job"] == report["job"]
+
+
+def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
+    demo = subprocess.Popen([sys.executable, "-m", "app.cli", "demo", "--home", str(tmp_path)])
+    log = tmp_path / "service.log"
+    wait_for(lambda: log.exists() and "runs in process" in log.read_text(), seconds=120)
+    assert len(mentioning(tmp_path)) >= 4  # the demo, the service, its worker, the job's child
+    demo.terminate()
+    assert demo.wait(timeout=60) != 0
+    assert mentioning(tmp_path) == []
+
+
+def mentioning(folder: Path) -> list[str]:
+    """Command lines of the processes that have the folder's name in theirs, or in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = ((process / name).read_bytes() for name in ("cmdline", "environ"))
+        except OSError:  # it has just ended, or is nobody's to look at
+            continue
+        if str(folder).encode() in command + environment:
+            found.append(command.replace(b"\0", b" ").decode())
+    return found

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node, Tracer
 from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from models.distributed import SynchronizedNorm
+from models.networks import ImageModel
 
 log = logging.getLogger(__name__)
 
+_KEPT = "_folding_pairs"
 _ROUNDING = 1e-3  # of the largest logit: folding moves them by some 1e-6 of it
 
 
@@ -30,3 +38,74 @@ def folded(model: nn.Module, sample: Tensor) -> nn.Module:
         log.info("batch normalization is not folded: the traced model answers otherwise")
         return model
     return fast
+
+
+@contextmanager
+def lightened(model: nn.Module) -> Iterator[None]:
+    """Inside, the convolutions of frozen ``model`` do the work of the batch normalization right behind them.
+
+    For attacks on a model that is being trained: what a copy by :func:`folded` computes, without the copy. Every image
+    model inside ``model`` is lightened, those excepted that torch.compile fuses by itself. Weights and statistics are
+    read here, on entering, and never changed; what else is put in their place by ``functional_call`` is not seen.
+    """
+    changed: list[nn.Module] = []
+    try:
+        for part in model.modules():
+            if isinstance(part, ImageModel) and part.backbone._compiled_call_impl is None:
+                for conv, norm in _pairs(part):
+                    changed += [conv, norm]
+                    _join(conv, norm)
+        yield
+    finally:
+        for layer in changed:
+            del layer.__dict__["forward"]
+
+
+def _pairs(model: ImageModel) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions whose output goes into one batch normalization and nowhere else, and that one."""
+    names = model.__dict__.get(_KEPT)
+    if names is None:
+        names = model.__dict__[_KEPT] = _traced(model.backbone)
+    for conv, norm in names:
+        yield model.backbone.get_submodule(conv), model.backbone.get_submodule(norm)  # type: ignore[misc]
+
+
+class _Layers(Tracer):
+    """Looks into everything but convolutions and normalization, of whatever class."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _traced(backbone: nn.Module) -> list[tuple[str, str]]:
+    try:
+        nodes = list(_Layers().trace(backbone).nodes)
+    except Exception as error:  # tracing runs the model's own code, which may raise anything at all
+        log.info("batch normalization is not folded, the backbone cannot be traced: %s", error)
+        return []
+    layers = dict(backbone.named_modules())
+    calls = [node.target for node in nodes if node.op == "call_module"]
+
+    def is_one(node: Node, *kinds: type[nn.Module]) -> bool:
+        """Called once, and no subclass that may do something else."""
+        return calls.count(node.target) == 1 and type(layers.get(str(node.target))) in kinds
+
+    return [
+        (str(before.target), str(node.target))
+        for node in nodes
+        if node.op == "call_module" and is_one(node, nn.BatchNorm2d, SynchronizedNorm)
+        for before in node.all_input_nodes
+        if before.op == "call_module" and is_one(before, nn.Conv2d) and len(before.users) == 1
+    ]
+
+
+@torch.no_grad()
+def _join(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None, "evaluation mode normalizes by running statistics"
+    fused = fuse_conv_bn_weights(conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias)
+    device = conv.weight.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else conv.weight.dtype
+    weight, bias = (value.detach().to(dtype) for value in fused)  # cast once, and not in every pass
+    conv.__dict__["forward"] = lambda images: conv._conv_forward(images, weight, bias)
+    norm.__dict__["forward"] = lambda images: images

@@ -1,16 +1,26 @@
-"""The step that the methods' own attacks share: a training attack, climbing whatever the method says."""
+"""What the methods' own attacks share: a model that is held still, and a training attack that climbs what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.attacks.folding import lightened
 from models.attacks.iterative import ascend
 from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.methods.spec import TrainingAttack
+from models.networks import frozen
+
+
+@contextmanager
+def under_attack(model: nn.Module) -> Iterator[None]:
+    """``model`` :func:`frozen`, and its batch normalization folded into convolutions: answers up to rounding."""
+    with frozen(model), lightened(model):
+        yield
 
 
 def climbing(

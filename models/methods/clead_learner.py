@@ -14,6 +14,7 @@ from models.attacks.iterative import ascend
 from models.attacks.noise import BatchNoise, derive_seed
 from models.attacks.threat import threat_model
 from models.losses import CLeadLoss, contrastive_margin
+from models.methods.attacking import under_attack
 from models.methods.chunks import in_chunks
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.supervised import OBJECTIVES
@@ -114,9 +115,9 @@ class CLeadLearner:
     ) -> list[Tensor]:
         """One perturbed version of ``second`` a view, with every model held still."""
         with ExitStack() as still:
-            still.enter_context(frozen(self.modules))
+            still.enter_context(under_attack(self.modules))
             if self._base is not None:
-                still.enter_context(frozen(self._base))
+                still.enter_context(under_attack(self._base))
             objectives = self._contrastive(first) if pseudo is None else self._label_guided(pseudo)
             return [
                 ascend(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from models.attacks.noise import derive_seed
 from models.fields import ChunkSize
 from models.losses import NTXent
-from models.methods.attacking import climbing
+from models.methods.attacking import climbing, under_attack
 from models.methods.chunks import in_chunks
 from models.methods.spec import Augment, TrainingAttack
-from models.networks import ImageModel, ProjectionHead, frozen, initialize
+from models.networks import ImageModel, ProjectionHead, initialize
 from models.progress import Moment
 from models.specs import SIMCLR, AugmentationSpec, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
 from models.stopwatch import Stopwatch
@@ -89,7 +89,7 @@ class ContrastiveLearner:
         self, first: Tensor, second: Tensor, *, attack: ContrastiveAttack, generator: torch.Generator
     ) -> Tensor:
         """``first`` perturbed to raise its contrastive loss against ``second``, which stays as it is."""
-        with self.attack_time.running(first.device), frozen(self.modules):
+        with self.attack_time.running(first.device), under_attack(self.modules):
             with torch.no_grad():
                 anchors = self.embed(second)
             return self._climb((first,), lambda points: (*self.embed(points), *anchors), attack, generator=generator)[0]
@@ -98,7 +98,7 @@ class ContrastiveLearner:
         self, first: Tensor, second: Tensor, *, attack: ContrastiveAttack, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Both views perturbed, to raise the contrastive loss between them."""
-        with self.attack_time.running(first.device), frozen(self.modules):
+        with self.attack_time.running(first.device), under_attack(self.modules):
             one, other = self._climb(
                 (first, second), lambda points: self.embed(*points.chunk(2)), attack, generator=generator
             )

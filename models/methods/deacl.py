@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attacks.noise import derive_seed
-from models.methods.attacking import climbing
+from models.methods.attacking import climbing, under_attack
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel, IncompatibleModelError, frozen, initialize
 from models.progress import Moment
@@ -89,7 +89,7 @@ class DeACLLearner:
 
     def _perturb(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
         attack = self._attack
-        with frozen(self._student):
+        with under_attack(self._student):
             with torch.no_grad():
                 clean = self._student.features(images).float()
             return climbing(

@@ -13,6 +13,7 @@ from models.attacks.spec import BoundedParams
 from models.distributed import mean
 from models.fields import Pixels, pixel_schema
 from models.loop import DivergedError
+from models.methods.attacking import under_attack
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams, accuracy, strike
 from models.networks import ImageModel, frozen
@@ -108,7 +109,7 @@ class FastATLearner(SupervisedLearner):
     def _one_step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
         attack, noise = self._fast, BatchNoise(generator)
         room = attack.eps if attack.name == "fgsm-rs" else 2 * attack.eps
-        with frozen(self.model), torch.enable_grad():
+        with under_attack(self.model), torch.enable_grad():
             start = (images + room * noise.uniform(images)).clamp(0, 1).requires_grad_(True)
             (gradient,) = torch.autograd.grad(OBJECTIVES["pgd"](self.model(start), labels).sum(), start)
         delta = start.detach() + attack.step_size * gradient.sign() - images

@@ -12,9 +12,10 @@ from models.attacks.iterative import climb
 from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.fields import JsonArray
+from models.methods.attacking import under_attack
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams
-from models.networks import ImageModel, frozen
+from models.networks import ImageModel
 from models.progress import Moment
 from models.specs import OptimizerSpec
 
@@ -53,7 +54,7 @@ class FATLearner(SupervisedLearner):
 
     def perturb(self, images: Tensor, labels: Tensor, *, moment: Moment, generator: torch.Generator) -> Tensor:
         patience = sum(moment.share >= share for share in self._from)
-        with frozen(self.model):
+        with under_attack(self.model):
             return self._friendly(images, labels, patience=patience, generator=generator)
 
     def _friendly(self, images: Tensor, labels: Tensor, *, patience: int, generator: torch.Generator) -> Tensor:

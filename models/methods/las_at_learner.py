@@ -12,6 +12,7 @@ from models.attacks.noise import BatchNoise
 from models.attacks.objectives import cross_entropy
 from models.attacks.threat import Linf
 from models.distributed import averaged, mean
+from models.methods.attacking import under_attack
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.strategy import StrategyNetwork, draw, log_likelihood
 from models.methods.supervised import accuracy, strike
@@ -84,7 +85,7 @@ class LASATLearner:
         start = Linf(self._reference.eps).random_start(images, BatchNoise(generator))
         eps, size = (chosen[name].view(-1, 1, 1, 1) for name in ("eps", "step_size"))
         points = images + (start - images).clamp(-eps, eps)
-        with frozen(self._model):
+        with under_attack(self._model):
             for step in range(int(chosen["steps"].max())):
                 left = (chosen["steps"] > step).nonzero().squeeze(1)
                 with torch.enable_grad():

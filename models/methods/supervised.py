@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attacks.objectives import cross_entropy, margin
-from models.methods.attacking import climbing
+from models.methods.attacking import climbing, under_attack
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.weights import WorstWeights
-from models.networks import ImageModel, frozen
+from models.networks import ImageModel
 from models.progress import Moment
 from models.specs import LabelledData, Spec, TrainingParams
 from models.stopwatch import Stopwatch
@@ -103,7 +103,7 @@ def strike(
 ) -> Tensor:
     """The last iterate of ``attack`` on classifier ``model``, held still, at images (N, C, H, W) in [0, 1]."""
     objective = OBJECTIVES[attack.name]
-    with frozen(model):
+    with under_attack(model):
         return climbing(
             lambda points: objective(model(points), labels),
             images,

@@ -13,9 +13,10 @@ from models.attacks.iterative import ascend
 from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.losses import divergence
+from models.methods.attacking import under_attack
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.methods.supervised import Forward, SupervisedLearner, SupervisedParams, WeightPerturbationSpec, accuracy
-from models.networks import ImageModel, frozen
+from models.networks import ImageModel
 from models.progress import Moment
 from models.specs import OptimizerSpec
 
@@ -62,7 +63,7 @@ class TradesLearner(SupervisedLearner):
 
     def perturb(self, images: Tensor, labels: Tensor, *, moment: Moment, generator: torch.Generator) -> Tensor:
         attack, noise = self._ball, BatchNoise(generator)
-        with frozen(self.model):
+        with under_attack(self.model):
             with torch.no_grad():
                 clean = self.model(images)
             return ascend(

@@ -129,7 +129,7 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
 
     Raises :class:`Stopped` once a checkpoint is reported after the reporter asked to stop, :class:`DivergedError`,
     and :class:`CheckpointError` for a resume checkpoint of another run. A checkpoint that the disk does not take is
-    logged and left out: the run goes on, and the one before stays valid.
+    logged and left out: the run goes on, and the one before stays valid. None is made of weights that are not finite.
     """
     task.modules.train()
     optimizer = build_optimizer(task.optimizer, task.modules.parameters())
@@ -264,6 +264,8 @@ def _save(
 ) -> None:
     if rank() > 0:
         return  # the first process's serves all
+    if not all(bool(weight.isfinite().all()) for weight in task.modules.parameters()):
+        raise DivergedError(f"weights are not finite after step {done.step}; a lower learning rate may help")
     path = checkpointing.workdir / f"resume-{done.step:09d}.pt"
     state = {
         "version": STATE_VERSION,

@@ -13,10 +13,10 @@ import pytest
 from app.records.session import Database
 from app.storage import Storage
 from migrations import upgrade
+from tests.cables import Cable
 from tests.conftest import make_settings, new_database
 from tests.deployment import Deployment
 from tests.killable import RedisServer
-from tests.networks import Cable
 from tests.servers import free_port, wait_for
 from tests.system.trainings import ENDLESS, QUICK, start_api
 

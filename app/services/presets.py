@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.services.datasets import DatasetInfo
-from app.services.recipes import GREY_SIDE, TINY_SIDE, Preset, Recipe, recipe
+from app.services.recipes import GREY_SIDE, TINY_SIDE, Preset, Recipe, cosine, recipe
 from models.attacks.parsing import AnyAttack
 from models.attacks.spec import AttackParams
 from models.methods.spec import METHODS
@@ -15,6 +15,7 @@ from models.specs import LabelledData, Name, Seed, Spec, TrainingData, labelled_
 
 VALIDATED_FROM = 1000
 """Labelled images from which on some may be held out."""
+MOST_EPOCHS = 100_000
 PREFIX_LENGTH = 60
 
 
@@ -70,14 +71,17 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
     default_augmentation = fields["augmentation"].get_default(call_default_factory=True)
     if default_augmentation.crop_area < 1 and max(data.image_shape[1:]) > TINY_SIDE:
         body.pop("augmentation", None)  # contrastive methods that live from their strong one
+    size = _size(params.dataset, data, method)
     if "batch_size" in body:
-        body["batch_size"] = min(body["batch_size"], _size(params.dataset, data, method))
+        body["batch_size"] = min(body["batch_size"], size)
+    if size < chosen.for_images:
+        body |= cosine(min(MOST_EPOCHS, round(body["epochs"] * chosen.for_images / size)))
     for field in ("attack", "views"):
         if field in fields:
             default = fields[field].get_default(call_default_factory=True)
-            body[field] = _scaled(_like(default, body.get(field)), eps)
-    if chosen.best_every is not None and METHODS[method].kind == "train" and "attack" in fields:
-        body["validation"] = _keeping_the_best(params.dataset, data, every_epochs=chosen.best_every)
+            body[field] = _sized(_like(default, body.get(field)), eps)
+    if chosen.looks is not None and METHODS[method].kind == "train" and "attack" in fields:
+        body["validation"] = _keeping_the_best(params.dataset, data, every_epochs=body["epochs"] / chosen.looks)
     return {name: value for name, value in body.items() if name in fields}
 
 
@@ -151,19 +155,20 @@ def _role(chosen: Recipe, method: str) -> dict[str, Any]:
 
 
 def _like(default: Any, chosen: dict[str, Any] | list[Any] | None) -> Any:
-    """The method's own attack with the steps that the recipe chose, if it takes several."""
-    if not isinstance(chosen, dict):
-        return chosen or default
+    """The recipe's list of attacks; or the method's own at radius 1, with the recipe's steps if it takes several."""
+    if isinstance(chosen, list):
+        return chosen
+    if isinstance(default, tuple):
+        return [_like(item, chosen) for item in default]
     values = default.model_dump(mode="json")
-    if "steps" not in values:
+    values |= {"eps": 1.0, "step_size": values["step_size"] / values["eps"]}
+    if chosen is None or "steps" not in values:
         return values
     return values | {key: value for key, value in chosen.items() if key != "name"}
 
 
-def _scaled(attack: Any, eps: float) -> Any:
-    """The attack, or each of a list, at radius ``eps``, its step the same share of the radius as before."""
-    if isinstance(attack, list | tuple):
-        return [_scaled(item, eps) for item in attack]
-    values = dict(attack) if isinstance(attack, dict) else attack.model_dump(mode="json")
-    values["step_size"] = values["step_size"] / values["eps"] * eps
-    return {**values, "eps": eps}
+def _sized(attack: Any, eps: float) -> Any:
+    """An attack, or each of a list, whose radius and step were shares of ``eps``."""
+    if isinstance(attack, list):
+        return [_sized(item, eps) for item in attack]
+    return {**attack, "eps": eps * attack["eps"], "step_size": eps * attack["step_size"]}

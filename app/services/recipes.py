@@ -1,6 +1,6 @@
 """What a preset trains with, by the size of the images.
 
-``quick`` fits a laptop's minutes, ``small`` an hour or so, ``paper-resnet…`` are the settings of C-LEAD
+``quick`` fits a laptop's minutes, ``small`` about an hour on two cores, ``paper-resnet…`` are the settings of C-LEAD
 (arXiv 2510.27249) where it gives them and the methods' own defaults where it does not.
 """
 
@@ -22,8 +22,8 @@ class Recipe:
     """How one preset trains on images of one size. Methods fall into three roles by the fields of their parameters.
 
     ``plain``: supervised, no attack; ``adversarial``: supervised, with an ``attack``; ``contrastive``: pretraining.
-    ``best_every``: epochs between two looks of an adversarial training at held-out images, the best one's weights being
-    published; None: the last weights are.
+    ``looks``: how often an adversarial training looks at held-out images, the best look's weights being published;
+    None: the last weights are. ``for_images``: a training on fewer has more epochs, so that it takes as long.
     """
 
     backbone: dict[str, Any]
@@ -33,7 +33,8 @@ class Recipe:
     contrastive: dict[str, Any]
     probe: dict[str, Any]
     test_images: int | None
-    best_every: float | None = None
+    looks: int | None = None
+    for_images: int = 0
 
 
 def recipe(preset: Preset, image_shape: tuple[int, int, int]) -> Recipe:
@@ -61,15 +62,15 @@ def _quick(image_shape: tuple[int, int, int]) -> Recipe:
     return Recipe(
         backbone={"name": "resnet18", **network},
         shared={"batch_size": 64, "augmentation": crop},
-        plain={**_cosine(plain), "optimizer": _sgd(0.1)},
+        plain={**cosine(plain), "optimizer": _sgd(0.1)},
         adversarial={
-            **_cosine(adversarial),
+            **cosine(adversarial),
             "optimizer": _sgd(0.1),
             "attack": _attack("pgd", steps=5, step_size=0.25),
             "strategy": {"backbone": {"name": "resnet18", **network}},
         },
         contrastive={
-            **_cosine(contrastive),
+            **cosine(contrastive),
             "optimizer": _sgd(0.2),
             "crops": crops,
             "views": [_attack(name, steps=steps, step_size=step_size) for name in ("pgd", "cw")],
@@ -85,24 +86,26 @@ def _quick(image_shape: tuple[int, int, int]) -> Recipe:
 
 
 def _small(image_shape: tuple[int, int, int]) -> Recipe:
-    """A whole ResNet-18 of a quarter of the width, ten to twenty epochs."""
+    """A whole ResNet-18 of a quarter of the width. C-LEAD in the form that did best at equal time (docs/results.md)."""
     crop = {"crop_padding": max(1, max(image_shape[1:]) // 8), "flip": max(image_shape[1:]) > TINY_SIDE}
     network = {"name": "resnet18", "width": 16}
     return Recipe(
         backbone=network,
         shared={"batch_size": 128, "augmentation": crop},
-        plain={**_cosine(20), "optimizer": _sgd(0.1)},
+        plain={**cosine(20), "optimizer": _sgd(0.1)},
         adversarial={
-            **_cosine(20),
+            **cosine(8),
             "optimizer": _sgd(0.1),
             "attack": _attack("pgd", steps=7, step_size=0.25),
             "strategy": {"backbone": network},
         },
         contrastive={
-            **_cosine(40),
+            **cosine(10),
+            "batch_size": 64,
             "optimizer": _sgd(0.2),
             "crops": 2,
-            "views": [_attack(name, steps=5, step_size=0.25) for name in ("pgd", "cw")],
+            "views": [_attack(name, eps=1.5, steps=2, step_size=15 / 16) for name in ("pgd", "cw")],
+            "views_in_turn": True,
         },
         probe={
             "epochs": 60,
@@ -110,7 +113,8 @@ def _small(image_shape: tuple[int, int, int]) -> Recipe:
             "optimizer": {"name": "adam", "lr": 1e-3, "weight_decay": 0.0},
         },
         test_images=2000,
-        best_every=2,
+        looks=8,
+        for_images=50_000,
     )
 
 
@@ -127,14 +131,15 @@ def _paper(backbone: str) -> Recipe:
     )
 
 
-def _attack(name: str, *, steps: int, step_size: float) -> dict[str, Any]:
-    """An attack at radius 1: the step is a share of the radius."""
-    return {"name": name, "eps": 1.0, "steps": steps, "step_size": step_size}
+def _attack(name: str, *, eps: float = 1.0, steps: int, step_size: float) -> dict[str, Any]:
+    """Radius and step are shares of the radius that the field uses for images of this size."""
+    return {"name": name, "eps": eps, "steps": steps, "step_size": step_size}
 
 
 def _sgd(lr: float) -> dict[str, Any]:
     return {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4}
 
 
-def _cosine(epochs: int) -> dict[str, Any]:
+def cosine(epochs: int) -> dict[str, Any]:
+    """So many epochs, a tenth of them warm-up."""
     return {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}}

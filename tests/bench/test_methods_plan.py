@@ -38,6 +38,12 @@ def test_bodies_are_valid_and_shares_add_up(way: str, preset: Preset, fraction: 
         params = METHODS[stage.method].params.model_validate(body | dict.fromkeys(stage.uses, "a-model"))
         assert params.epochs == 3 and params.dataset.subset == 10_000
         assert params.validation is None
+        if stage.method == "clead":
+            assert params.views_in_turn == stage.fields.get("views_in_turn", False)
+            assert [view.eps for view in params.views] == pytest.approx([stage.radius * 8 / 255] * 2)
+            assert [view.steps * view.step_size for view in params.views] == pytest.approx(
+                [stage.radius * 10 / 255] * 2
+            )
 
 
 def test_costs_are_of_one_stage_each() -> None:

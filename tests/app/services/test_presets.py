@@ -32,7 +32,8 @@ def test_a_presets_body_is_one_that_the_method_takes(name: str, method: str, pre
     assert parsed.batch_size <= 900
     eps = perturbation_size(shape)
     for view in getattr(parsed, "views", ()):
-        assert view.eps == eps
+        assert view.eps == (1.5 if preset == "small" else 1) * eps
+        assert view.steps * view.step_size >= view.eps
     if hasattr(parsed, "attack"):
         assert (parsed.attack.eps, parsed.attack.name) == (eps, default.attack.name)
         assert parsed.attack.step_size <= 1.25 * eps
@@ -63,3 +64,29 @@ def test_small_keeps_the_best_weights_of_adversarial_trainings(
     else:
         assert (looks["images"], looks["keep"], looks["eps"]) == (held, "best", 0.1)
     assert "validation" not in training_body(params, data, method="clead")
+
+
+@pytest.mark.parametrize("size", [1_000, 10_000, 50_000, 1_000_000])
+@pytest.mark.parametrize("method", ["standard", "pgd-at", "clead"])
+def test_small_takes_as_long_on_few_images(method: str, size: int) -> None:
+    """As many images pass as on CIFAR-10; on more, each is seen as often as there. The schedule stretches along."""
+    data = DatasetInfo(
+        name="photos",
+        source="",
+        kind="upload",
+        classes=("a", "b"),
+        image_shape=(3, 32, 32),
+        train_size=size,
+        test_size=9,
+    )
+
+    def body(preset: Preset) -> dict[str, Any]:
+        asked = {"preset": preset, "dataset": {"name": "photos"}, "methods": [method]}
+        return training_body(ProtocolParams.model_validate(asked), data, method=method)
+
+    small = body("small")
+    passes = {"standard": 20, "pgd-at": 8, "clead": 10}[method]
+    assert small["epochs"] == (passes if size >= 50_000 else passes * 50_000 // size)
+    assert small["schedule"]["warmup_epochs"] == small["epochs"] / 10
+    assert small.get("validation", {}).get("every_epochs") == (small["epochs"] / 8 if method == "pgd-at" else None)
+    assert body("quick")["epochs"] == {"standard": 12, "pgd-at": 8, "clead": 4}[method]

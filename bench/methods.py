@@ -42,8 +42,6 @@ from models.methods.spec import METHODS
 from models.precision import resolve_precision
 
 RESULTS = Path(__file__).parent / "results"
-COSTLIER_LATER = {"fat": 100}
-"""Updates to measure, by methods whose attacks end early on a fresh network."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,7 @@ def _costs(chosen: argparse.Namespace, dataset: Dataset, info: DatasetInfo) -> d
     for stage in (stage for way in chosen.only for stage in WAYS[way].stages):
         if stage.name not in costs:
             body = stage_body(stage, info, preset=chosen.preset, images=chosen.images, fraction=1.0, epochs=1, seed=0)
-            updates = COSTLIER_LATER.get(stage.method, 4)
-            costs[stage.name] = seconds_per_update({**body, "validation": None}, dataset, updates=updates)
+            costs[stage.name] = seconds_per_update(body, dataset)
             print(f"an update of {stage.name}: {costs[stage.name]:.3f} s", flush=True)
             kept.write_text(json.dumps(costs))
     torch.set_num_threads(threads)

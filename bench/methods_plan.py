@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.services.datasets import DatasetInfo
-from app.services.presets import ProtocolParams, training_body
+from app.services.presets import ProtocolParams, perturbation_size, training_body
 from app.services.recipes import Preset
 from models.methods.spec import METHODS
 
@@ -15,8 +15,9 @@ MOST_EPOCHS = 2000
 
 @dataclass(frozen=True)
 class Stage:
-    """A training by ``method``, as the preset trains it but for ``fields``, its views' radius ``radius`` times the one
-    attacked with and reached in ``steps``; ``uses``: field → number of the stage whose model it names.
+    """A training by ``method``, as the preset trains it but for ``fields``, and C-LEAD in the paper's form: its views'
+    radius ``radius`` times the one attacked with, reached in ``steps`` if given; ``uses``: field → number of the stage
+    whose model it names.
 
     ``probed``: its model is a linear probe on the frozen backbone that the training leaves.
     """
@@ -87,6 +88,12 @@ WAYS: dict[str, Way] = {
     "clead at 1.5 ε": Way((Stage("clead", radius=1.5, probed=True),)),
     "clead at 1.5 ε, 2 steps": Way((Stage("clead", radius=1.5, steps=2, probed=True),)),
     "clead at 1.5 ε, 2 steps, views in turn": Way((Stage("clead", fields=IN_TURN, radius=1.5, steps=2, probed=True),)),
+    "simclr, then clead at 1.5 ε, 2 steps, views in turn": Way(
+        (
+            Stage("simclr", 0.3),
+            Stage("clead", 0.7, fields=IN_TURN, uses={"init": 0}, radius=1.5, steps=2, probed=True),
+        )
+    ),
     "rocl": _pretrained("rocl"),
     "acl": _pretrained("acl"),
     "dynacl": _pretrained("dynacl"),
@@ -99,6 +106,10 @@ WAYS: dict[str, Way] = {
             Stage("standard", 0.1),
             Stage("self-training", 0.5, uses={"init": 0, "base_model": 1}),
         ),
+        unlabelled=True,
+    ),
+    "simclr, whose probe labels for self-training": Way(
+        (Stage("simclr", 0.4, probed=True), Stage("self-training", 0.6, uses={"init": 0, "base_model": 0})),
         unlabelled=True,
     ),
     "clead, whose probe labels for self-training": Way(
@@ -121,15 +132,18 @@ def stage_body(
         {"preset": preset, "dataset": chosen, "methods": [stage.method], "seed": seed}
     )
     body = training_body(params, data, method=stage.method)
-    body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
-    if stage.radius != 1 or stage.steps is not None:
-        body["views"] = [_view(view, stage) for view in body["views"]]
     body.pop("validation", None)  # too short for robust overfitting, and what a few images choose is noise
+    body.pop("views_in_turn", None)
+    body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
+    if "views" in body:
+        eps = perturbation_size(data.image_shape)
+        body["views"] = [_view(view, stage, eps=eps) for view in body["views"]]
     return body
 
 
-def _view(view: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """In the stage's ball; fewer steps are longer by as much."""
+def _view(view: dict[str, Any], stage: Stage, *, eps: float) -> dict[str, Any]:
+    """In the stage's ball, whatever the preset's is; fewer steps are longer by as much."""
     steps = stage.steps or view["steps"]
-    scale = stage.radius * view["steps"] / steps
-    return view | {"steps": steps, "eps": stage.radius * view["eps"], "step_size": scale * view["step_size"]}
+    radius = stage.radius / (view["eps"] / eps)
+    scale = radius * view["steps"] / steps
+    return view | {"steps": steps, "eps": radius * view["eps"], "step_size": scale * view["step_size"]}

@@ -112,6 +112,14 @@ WAYS: dict[str, Way] = {
         (Stage("simclr", 0.4, probed=True), Stage("self-training", 0.6, uses={"init": 0, "base_model": 0})),
         unlabelled=True,
     ),
+    "simclr, whose probe labels for self-training from clead": Way(
+        (
+            Stage("simclr", 0.3, probed=True),
+            Stage("clead", 0.2, fields=IN_TURN, uses={"init": 0}, radius=1.5, steps=2),
+            Stage("self-training", 0.5, uses={"init": 1, "base_model": 0}),
+        ),
+        unlabelled=True,
+    ),
     "clead, whose probe labels for self-training": Way(
         (
             Stage("clead", 0.5, fields=IN_TURN, radius=1.5, steps=2, probed=True),

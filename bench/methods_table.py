@@ -24,7 +24,7 @@ def write_table(report: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    """A table for each share of labels, the rows by their least accuracy under an attack; each seed has its own."""
+    """A table for each share of labels, a row for each seed, by the least accuracy under an attack on all test images."""
     options = report["options"]
     for fraction in options["fractions"]:
         rows = [row for row in report["rows"] if row["fraction"] == fraction]
@@ -48,7 +48,9 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _least(row: dict[str, Any]) -> float:
-    return float(min(found["robust_accuracy"] for found in row["attacks"].values()))
+    attacks = row["attacks"].values()
+    most = max(found["images"] for found in attacks)
+    return float(min(found["robust_accuracy"] for found in attacks if found["images"] == most))
 
 
 def _attacked(found: dict[str, Any] | None) -> str:

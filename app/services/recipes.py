@@ -86,7 +86,7 @@ def _quick(image_shape: tuple[int, int, int]) -> Recipe:
 
 
 def _small(image_shape: tuple[int, int, int]) -> Recipe:
-    """A whole ResNet-18 of a quarter of the width. C-LEAD in the form that did best at equal time (docs/results.md)."""
+    """A whole ResNet-18 of a quarter of the width. C-LEAD in the form that did best by itself (docs/results.md)."""
     crop = {"crop_padding": max(1, max(image_shape[1:]) // 8), "flip": max(image_shape[1:]) > TINY_SIDE}
     network = {"name": "resnet18", "width": 16}
     return Recipe(

@@ -120,7 +120,7 @@ def _costs(chosen: argparse.Namespace, dataset: Dataset, info: DatasetInfo) -> d
     torch.set_num_threads(1)
     for stage in (stage for way in chosen.only for stage in WAYS[way].stages):
         if stage.name not in costs:
-            body = stage_body(stage, info, preset=chosen.preset, images=chosen.images, fraction=1.0, epochs=1, seed=0)
+            body = stage_body(stage, info, preset=chosen.preset, images=chosen.images, fraction=1.0, epochs=20, seed=0)
             costs[stage.name] = seconds_per_update(body, dataset)
             print(f"an update of {stage.name}: {costs[stage.name]:.3f} s", flush=True)
             kept.write_text(json.dumps(costs))

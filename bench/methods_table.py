@@ -24,7 +24,7 @@ def write_table(report: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    """A table for each share of labels, a row for each seed, by the least accuracy under an attack on all test images."""
+    """A table for each share of labels, a row for each seed, by least accuracy under an attack on all test images."""
     options = report["options"]
     for fraction in options["fractions"]:
         rows = [row for row in report["rows"] if row["fraction"] == fraction]

@@ -69,30 +69,28 @@ def _small_row(method: str, dataset: Dataset, info: DatasetInfo) -> dict[str, An
     body = _body("small", method, info)
     seconds = seconds_per_update(body, dataset)
     updates = body["epochs"] * (len(dataset.train) // body["batch_size"])
-    row = {
+    row: dict[str, Any] = {
         "method": method,
         "epochs": body["epochs"],
         "batch_size": body["batch_size"],
         "seconds_per_update": seconds,
         "minutes_here": seconds * updates / 60,
     }
-    print(
-        f"| `{method}` | {row['epochs']} × {row['batch_size']} | {1000 * seconds:.0f} ms | {row['minutes_here']:.0f} |",
-        flush=True,
-    )
+    passes = f"{row['epochs']} × {row['batch_size']}"
+    print(f"| `{method}` | {passes} | {1000 * seconds:.0f} ms | {row['minutes_here']:.0f} |", flush=True)
     return row
 
 
 def _paper_row(preset: Preset, dataset: Dataset, info: DatasetInfo, *, batch: int) -> dict[str, Any]:
     body = _body(preset, "clead", info)
     params = METHODS["clead"].params.model_validate(body)
-    small = body | {"batch_size": batch}
+    fewer = body | {"batch_size": batch}
     with FlopCounterMode(display=False) as counter:
-        seconds_per_update(small, dataset, updates=1)
+        seconds_per_update(fewer, dataset, updates=1)
     counted = counter.get_total_flops() / 2 / batch  # of two updates
-    seconds = seconds_per_update(small, dataset, updates=1) / batch
+    seconds = seconds_per_update(fewer, dataset, updates=1) / batch
     images = params.epochs * (len(dataset.train) // params.batch_size) * params.batch_size
-    row = {
+    row: dict[str, Any] = {
         "preset": preset,
         "epochs": params.epochs,
         "batch_size": params.batch_size,
@@ -102,17 +100,13 @@ def _paper_row(preset: Preset, dataset: Dataset, info: DatasetInfo, *, batch: in
         "process_memory_mib": peak_memory() / 2**20,
         "hours_estimated": {name: counted * images / peak / SHARE / 3600 for name, peak in PEAKS.items()},
     }
-    print(line(row), flush=True)
-    return row
-
-
-def line(row: dict[str, Any]) -> str:
-    """The row as docs/benchmarks.md shows it."""
     hours = " | ".join(f"{value:.1f} h" for value in row["hours_estimated"].values())
-    return (
-        f"| `{row['preset']}` | {row['epochs']} × {row['batch_size']} | {row['operations_per_image'] / 1e9:.0f} GFLOP "
-        f"| {1000 * row['seconds_per_image_here']:.0f} ms | {row['days_here']:.0f} days | {hours} |"
+    print(
+        f"| `{preset}` | {params.epochs} × {params.batch_size} | {counted / 1e9:.0f} GFLOP "
+        f"| {1000 * seconds:.0f} ms | {row['days_here']:.0f} days | {hours} |",
+        flush=True,
     )
+    return row
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from models.specs import LabelledData, Name, Seed, Spec, TrainingData, labelled_
 VALIDATED_FROM = 1000
 """Labelled images from which on some may be held out."""
 MOST_EPOCHS = 100_000
+"""That a training takes."""
 PREFIX_LENGTH = 60
 
 

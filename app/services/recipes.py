@@ -1,7 +1,8 @@
 """What a preset trains with, by the size of the images.
 
-``quick`` fits a laptop's minutes, ``small`` about an hour on two cores, ``paper-resnet…`` are the settings of C-LEAD
-(arXiv 2510.27249) where it gives them and the methods' own defaults where it does not.
+``quick`` fits a laptop's minutes, ``small`` about an hour on two cores for C-LEAD and PGD-AT on CIFAR-10 (others: see
+docs/benchmarks.md), ``paper-resnet…`` are the settings of C-LEAD (arXiv 2510.27249) where it gives them and the
+methods' own defaults where it does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Validation on held-out training images: what is held out, what is measured, what is kept, and when it ends."""
+"""Validation on held-out training images: what is held out, what is measured, and that an early end is told."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
 from models.data import DataError, Dataset, load
 from models.data.images import ImageSet
-from models.loop import Checkpointing, Task, Watch, optimize
 from models.methods.self_training import SelfTrainingParams
 from models.methods.spec import METHODS
 from models.networks import build_model
-from models.progress import Moment, Stopped
-from models.specs import BackboneSpec, ModelCard, OptimizerSpec, ScheduleSpec, ValidationSpec
+from models.specs import BackboneSpec, ModelCard, ValidationSpec
 from models.training import _trained_on, train
 from models.validation import PGD, NearestMean, Validation
 from tests.models.methods.setting import IMAGES, LABELS, classifier
@@ -126,53 +123,6 @@ def test_an_encoders_classes_are_told_apart_by_their_mean_features() -> None:
     assert set(told) == {"validation_knn_accuracy", PGD} and 0 <= told[PGD] <= 1
 
 
-SCORES = [0.1, 0.5, 0.3, 0.5, 0.4, 0.2, 0.2, 0.2]
-
-
-def watched(scores: list[float], *, keep_best: bool, patience: int | None) -> Task:
-    """A training of one number by steps of −1, looked at every second step."""
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(model.weight)
-    left = iter(scores)
-
-    def loss(moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        return model.weight.sum(), {}
-
-    watch = Watch(model, lambda: {"score": next(left)}, "score", every=2, keep_best=keep_best, patience=patience)
-    return Task(
-        modules=model,
-        loss=loss,
-        optimizer=OptimizerSpec(lr=1.0, momentum=0, weight_decay=0),
-        schedule=ScheduleSpec(name="constant"),
-        steps_per_epoch=4,
-        epochs=4,
-        batch_size=1,
-        fingerprint="",
-        stage="train",
-        watch=watch,
-    )
-
-
-@pytest.mark.parametrize(
-    ("keep_best", "patience", "weight", "steps"),
-    [(False, None, -16, 16), (True, None, -4, 16), (True, 2, -4, 8), (False, 3, -10, 10)],
-)
-def test_the_best_look_is_kept_and_patience_ends(
-    keep_best: bool, patience: int | None, weight: float, steps: int, tmp_path: Path
-) -> None:
-    recorder = Recorder()
-    task = watched(SCORES, keep_best=keep_best, patience=patience)
-    result = optimize(task, recorder, checkpointing=Checkpointing(tmp_path))
-    assert task.watch is not None and task.watch.model.weight.item() == weight  # type: ignore[union-attr]
-    assert (result["steps"], result["best_step"], result["best_score"]) == (steps, 4, 0.5)
-    assert list(recorder.series["score"]) == list(range(2, steps + 1, 2))
-
-
-def test_the_final_loss_is_that_of_the_epoch_in_which_it_ended(tmp_path: Path) -> None:
-    result = optimize(watched(SCORES, keep_best=False, patience=2), Recorder(), checkpointing=Checkpointing(tmp_path))
-    assert result["steps"] == 8 and result["final_loss"] == (-4 - 5 - 6 - 7) / 4
-
-
 def test_a_training_that_ends_early_says_so(digits: Dataset, tmp_path: Path) -> None:
     """Nothing is robust at this radius, so no look is better than the first."""
     fields = {
@@ -188,15 +138,3 @@ def test_a_training_that_ends_early_says_so(digits: Dataset, tmp_path: Path) -> 
     assert result["steps"] == 12 and result[f"best_{PGD}"] <= 0.1
     (warning,) = result["warnings"]
     assert warning["code"] == "stopped-early" and warning["detail"].startswith("ended after 12 of 36 updates: 2 looks")
-
-
-def test_a_stopped_run_knows_its_best_look(tmp_path: Path) -> None:
-    recorder = Recorder(stop_after=5)
-    with pytest.raises(Stopped):
-        optimize(watched(SCORES, keep_best=True, patience=4), recorder, checkpointing=Checkpointing(tmp_path))
-    ((path, step),) = recorder.checkpoints
-    assert step == 5
-    task = watched(SCORES[2:], keep_best=True, patience=4)
-    result = optimize(task, Recorder(), checkpointing=Checkpointing(tmp_path, resume=path))
-    assert (result["steps"], result["best_step"], result["best_score"]) == (12, 4, 0.5)
-    assert task.watch is not None and task.watch.model.weight.item() == -4  # type: ignore[union-attr]

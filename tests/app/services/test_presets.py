@@ -15,15 +15,20 @@ SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 
 PRESETS: tuple[Preset, ...] = ("quick", "small", "paper-resnet18")
 
 
+def described(name: str, image_shape: tuple[int, int, int], *, size: int) -> DatasetInfo:
+    classes = ("a", "b")
+    return DatasetInfo(
+        name=name, source="", kind="upload", classes=classes, image_shape=image_shape, train_size=size, test_size=100
+    )
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_presets_body_is_one_that_the_method_takes(name: str, method: str, preset: Preset) -> None:
     """At the radius of the images' size, with the recipe's network and the method's own kind of attack."""
     shape = SHAPES[name]
-    data = DatasetInfo(
-        name=name, source="", kind="builtin", classes=("a", "b"), image_shape=shape, train_size=900, test_size=100
-    )
+    data = described(name, shape, size=900)
     params = ProtocolParams.model_validate({"preset": preset, "dataset": {"name": name}, "methods": [method]})
     body = training_body(params, data, method=method)
     base = {"base_model": "teacher"} if METHODS[method].teacher else {}
@@ -47,15 +52,7 @@ def test_small_keeps_the_best_weights_of_adversarial_trainings(
     preset: Preset, fraction: float, held: int | None
 ) -> None:
     """By PGD on a tenth of the labelled images, where they are enough; pretraining and the other presets hold none."""
-    data = DatasetInfo(
-        name="grey",
-        source="",
-        kind="upload",
-        classes=("a", "b"),
-        image_shape=(1, 28, 28),
-        train_size=10_000,
-        test_size=9,
-    )
+    data = described("grey", (1, 28, 28), size=10_000)
     chosen = {"name": "grey", "labels_fraction": fraction}
     params = ProtocolParams.model_validate({"preset": preset, "dataset": chosen, "methods": ["pgd-at", "clead"]})
     looks = training_body(params, data, method="pgd-at").get("validation")
@@ -70,15 +67,7 @@ def test_small_keeps_the_best_weights_of_adversarial_trainings(
 @pytest.mark.parametrize("method", ["standard", "pgd-at", "clead"])
 def test_small_takes_as_long_on_few_images(method: str, size: int) -> None:
     """As many images pass as on CIFAR-10; on more, each is seen as often as there. The schedule stretches along."""
-    data = DatasetInfo(
-        name="photos",
-        source="",
-        kind="upload",
-        classes=("a", "b"),
-        image_shape=(3, 32, 32),
-        train_size=size,
-        test_size=9,
-    )
+    data = described("photos", (3, 32, 32), size=size)
 
     def body(preset: Preset) -> dict[str, Any]:
         asked = {"preset": preset, "dataset": {"name": "photos"}, "methods": [method]}

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-compose fuzz soak lint bench clean
+.PHONY: help demo serve test test-compose test-gpu fuzz soak lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ test: $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and br
 
 test-compose: $(VENV)/.installed-dev ## the containers: built, used, killed, taken down; needs Docker with Compose v2
 	$(BIN)/python -m pytest -m docker tests/compose
+
+test-gpu: $(VENV)/.installed-dev ## every method, attack and probe on a CUDA device, beside the CPU
+	$(BIN)/python -m pytest -m gpu tests/models/test_gpu.py
 
 fuzz: $(VENV)/.installed-dev ## 10,000 requests generated from the OpenAPI document, to a real server; CASES=… SEED=…
 	$(BIN)/python -m tests.fuzz.run --cases $(or $(CASES),10000) $(if $(SEED),--seed $(SEED))

@@ -33,15 +33,13 @@ from app.services.compare import attack_names
 from app.services.datasets import DatasetInfo
 from app.services.presets import ProtocolParams, perturbation_size, probe_body, standard_attacks
 from bench.methods_plan import MOST_EPOCHS, WAYS, Stage, stage_body
-from bench.methods_table import write_table
+from bench.methods_table import results_of, with_earlier_rows, write_table
 from bench.training import seconds_per_update
 from bench.victims import CACHE, cifar10, described
 from models.attacks.noise import derive_seed
 from models.data import Dataset, load
 from models.methods.spec import METHODS
 from models.precision import resolve_precision
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,7 @@ def main() -> None:
                 _write(rows, chosen, costs)
             for _ in pool.map(jobs.attack_further, rows if chosen.autoattack_images else []):
                 _write(rows, chosen, costs)
-    print(write_table(json.loads(_results(chosen).read_text())))
-
-
-def _results(chosen: argparse.Namespace) -> Path:
-    return RESULTS / f"methods-{chosen.dataset}.json"
+    print(write_table(json.loads(results_of(chosen.dataset).read_text())))
 
 
 def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[str, float]) -> None:
@@ -108,7 +102,8 @@ def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[s
         "seconds_per_update": costs,
         "rows": rows,
     }
-    _results(chosen).write_text(json.dumps(report, indent=2) + "\n")
+    report = with_earlier_rows(report)
+    results_of(chosen.dataset).write_text(json.dumps(report, indent=2) + "\n")
     write_table(report)
 
 

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from bench.machine import RESULTS
 from bench.methods_plan import WAYS
 
+Row = dict[str, Any]
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 MARKS = "<!-- bench.methods {dataset}: begin -->\n", "<!-- bench.methods {dataset}: end -->\n"
+
+
+def results_of(dataset: str) -> Path:
+    """The file of all rows."""
+    return RESULTS / f"methods-{dataset}.json"
+
+
+def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with the rows that are in its file already: of other ways, fractions and seeds, trained for as long on
+    as many images, and what attacked the same models with more images.
+    """
+    path = results_of(report["options"]["dataset"])
+    earlier = json.loads(path.read_text()) if path.exists() else {"options": {}, "rows": []}
+    if any(earlier["options"].get(name) != report["options"][name] for name in ("preset", "seconds", "images")):
+        return report
+    rows = {_key(row): row for row in earlier["rows"]}
+    for row in report["rows"]:
+        before = rows.get(_key(row), row)
+        if before["model"] == row["model"]:
+            row = row | {"attacks": _with_most_images(before["attacks"], row["attacks"])}
+        rows[_key(row)] = row
+    return report | {"rows": list(rows.values())}
+
+
+def _key(row: Row) -> tuple[str, float, int]:
+    return row["way"], row["fraction"], row["seed"]
+
+
+def _with_most_images(*attacks: dict[str, Row]) -> dict[str, Row]:
+    merged: dict[str, Row] = {}
+    for name, found in (item for one in attacks for item in one.items()):
+        if name not in merged or found["images"] >= merged[name]["images"]:
+            merged[name] = found
+    return merged
 
 
 def write_table(report: dict[str, Any]) -> str:
@@ -24,37 +62,46 @@ def write_table(report: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    """A table for each share of labels, a row for each seed, by least accuracy under an attack on all test images."""
-    options = report["options"]
-    for fraction in options["fractions"]:
+    """A table for each share of labels, the ways by their least accuracy under an attack, a row for each seed."""
+    every = report["options"]["images"]
+    for fraction in sorted({row["fraction"] for row in report["rows"]}, reverse=True):
         rows = [row for row in report["rows"] if row["fraction"] == fraction]
-        if not rows:
-            continue
-        images = {name: found["images"] for row in rows for name, found in row["attacks"].items()}
-        names = list(images)
-        every = options["images"]
+        names = list(dict.fromkeys(name for row in rows for name in row["attacks"]))
+        images = {name: max(row["attacks"].get(name, {"images": 0})["images"] for row in rows) for name in names}
         yield f"**{fraction:.0%} of the labels** ({round(fraction * every):,} of {every:,} images)"
         yield ""
         heads = [f"{name} ({images[name]:,})" for name in names]
         yield f"| way | backbone | seed | clean | {' | '.join(heads)} | training s | probe s |"
         yield "|---" * (6 + len(names)) + "|"
-        for row in sorted(rows, key=_least, reverse=True):
+        for row in _ranked(rows):
             cells = [_cell(row["clean"]["accuracy"], row["clean"]["ci95"])]
-            cells += [_attacked(row["attacks"].get(name)) for name in names]
+            cells += [_attacked(row["attacks"].get(name), images=images[name]) for name in names]
             frozen = "frozen" if WAYS[row["way"]].frozen else "trained with labels"
             seconds = f"{row['training_seconds']:.0f} | {row['probe_seconds']:.0f}"
             yield f"| {row['way']} | {frozen} | {row['seed']} | {' | '.join(cells)} | {seconds} |"
         yield ""
 
 
-def _least(row: dict[str, Any]) -> float:
-    attacks = row["attacks"].values()
-    most = max(found["images"] for found in attacks)
-    return float(min(found["robust_accuracy"] for found in attacks if found["images"] == most))
+def _ranked(rows: list[Row]) -> list[Row]:
+    """The best way first, and of each its seeds in their order."""
+    ways: dict[str, list[Row]] = {}
+    for row in rows:
+        ways.setdefault(row["way"], []).append(row)
+    ranked = sorted(ways.values(), key=lambda seeds: mean(map(least, seeds)), reverse=True)
+    return [row for seeds in ranked for row in sorted(seeds, key=lambda row: int(row["seed"]))]
 
 
-def _attacked(found: dict[str, Any] | None) -> str:
-    return "" if found is None else _cell(found["robust_accuracy"], found["ci95"])
+def least(row: Row) -> float:
+    """Accuracy under the strongest of the attacks on all of the row's test images but AutoAttack, which came later."""
+    attacks = {name: found for name, found in row["attacks"].items() if name != "autoattack"}
+    return float(min(found["robust_accuracy"] for found in attacks.values()))
+
+
+def _attacked(found: Row | None, *, images: int) -> str:
+    if found is None:
+        return ""
+    cell = _cell(found["robust_accuracy"], found["ci95"])
+    return cell if found["images"] == images else f"{cell} of {found['images']}"
 
 
 def _cell(accuracy: float, interval: list[float]) -> str:

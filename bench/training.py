@@ -1,20 +1,18 @@
 """Training speed: C-LEAD and PGD-AT beside a plain loop written the usual way, in one run.
 
-    python -m bench.training [cifar10.zip] [--width 32] [--batch 64] [--steps 6] [--rounds 3]
+    python -m bench.training [cifar10.zip] [--width 32] [--batch 64] [--steps 6] [--rounds 3] [--device cuda]
 
-The plain loop: a DataLoader, augmentation by torchvision image by image, float32, a forward pass of its own for every
-view and in every attack step. Ours: `models.training` as a job runs it. Equal networks, batches and attacks;
-the two alternate; images a second are the median over the rounds after a step of warm-up. Then a profile of the rest
-of ours. Writes ``bench/results/training.json``; the last line is ``ratios: clead=… pgd-at=…``, times faster than the
-plain loop.
+The plain loop: a DataLoader, augmentation by torchvision image by image, float32 (with TF32 where torch uses it by
+itself), a forward pass of its own for every view and in every attack step. Ours: `models.training` as a job runs it.
+Equal networks, batches and attacks; the two alternate; images a second are the median over the rounds after a step of
+warm-up. Then a profile of the rest of ours. Writes ``bench/results/training.json``, with another device
+``training-<device>.json``; the last line is ``ratios: clead=… pgd-at=…``, times faster than the plain loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -24,21 +22,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, ToPILImage, ToTensor
 
+from bench.machine import described, finished, on_gpu, results_file
 from bench.victims import EPS, cifar10
 from models.data.images import Dataset
 from models.losses import NTXent, contrastive_margin
 from models.methods.spec import METHODS
 from models.networks import ProjectionHead, build_model
-from models.precision import resolve_precision
 from models.progress import Silent, Stopped
 from models.specs import BackboneSpec, ModelCard, ProjectionSpec
 from models.training import train
 
-RESULTS = Path(__file__).parent / "results" / "training.json"
 STEPS, STEP_SIZE, LR = 5, EPS / 4, 0.05
 Step = Callable[[], None]
 TOP = 8
@@ -54,6 +52,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6, help="timed updates a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loader-workers", type=int, default=0, help="processes of the plain loop's DataLoader")
+    parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     dataset = cifar10(chosen.archive)
     measured: dict[str, dict[str, list[float]]] = {}
@@ -73,17 +73,13 @@ def main() -> None:
     for method, rows in left.items():
         print(f"{method}: " + ", ".join(f"{row['operation']} {row['share']:.0%}" for row in rows))
     report = {
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "precision": resolve_precision("auto", torch.device("cpu")),
+        **described(chosen.device),
         "options": {name: value for name, value in vars(chosen).items() if name != "archive"},
         "images_per_second": measured,
         "ratios": ratios,
-        "share_of_our_cpu_time": left,
+        "share_of_our_time": left,
     }
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    results_file("training", chosen.device).write_text(json.dumps(report, indent=2) + "\n")
     print("ratios: " + " ".join(f"{method}={ratio:.2f}" for method, ratio in ratios.items()))
 
 
@@ -119,17 +115,25 @@ class _Timed(Silent):
             if self._recorder is not None:
                 self._recorder.start()
         self.done, self.seconds = done, time.perf_counter() - self._began
+        if self._recorder is not None and self.should_stop():
+            self._recorder.stop()  # before the checkpoint that ends the training
 
     def should_stop(self) -> bool:
         return self.done > self._steps
 
 
 def _ours(method: str, dataset: Dataset, chosen: argparse.Namespace) -> float:
-    return float(chosen.batch / seconds_per_update(_params(method, chosen), dataset, updates=chosen.steps))
+    seconds = seconds_per_update(_params(method, chosen), dataset, updates=chosen.steps, device=chosen.device)
+    return float(chosen.batch / seconds)
 
 
 def seconds_per_update(
-    body: dict[str, Any], dataset: Dataset, *, updates: int | None = None, recorder: profile | None = None
+    body: dict[str, Any],
+    dataset: Dataset,
+    *,
+    updates: int | None = None,
+    recorder: profile | None = None,
+    device: str = "cpu",
 ) -> float:
     """Of a training with this spec, without its first update and looks at held-out images; by default the mean of 4.
 
@@ -151,7 +155,7 @@ def seconds_per_update(
     with tempfile.TemporaryDirectory() as folder:
         arguments: dict[str, Any] = {"init": None, "base": base, "workdir": Path(folder), "resume": None}
         try:
-            train(params, dataset, reporter=timed, device="cpu", **arguments)
+            train(params, dataset, reporter=timed, device=device, **arguments)
         except Stopped:
             return timed.seconds / updates
     raise AssertionError("the data has fewer batches than are timed")
@@ -163,13 +167,21 @@ def _unnamed(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _profile(method: str, dataset: Dataset, chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """The operations that take most of the CPU time of two updates."""
-    recorded = profile(activities=[ProfilerActivity.CPU])
-    seconds_per_update(_params(method, chosen), dataset, updates=2, recorder=recorded)
-    recorded.stop()
-    events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    total = sum(event.self_cpu_time_total for event in events)
-    return [{"operation": event.key, "share": event.self_cpu_time_total / total} for event in events[:TOP]]
+    return busiest(_params(method, chosen), dataset, device=chosen.device)
+
+
+def busiest(body: dict[str, Any], dataset: Dataset, *, device: str) -> list[dict[str, Any]]:
+    """The operations (on a GPU: the kernels) that take most of the device's time in two updates, with their share."""
+    cuda = on_gpu(device)
+    recorded = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda)
+    seconds_per_update(body, dataset, updates=2, recorder=recorded, device=device)
+    times = [
+        (event.self_device_time_total if cuda else event.self_cpu_time_total, event.key)
+        for event in recorded.key_averages()
+        if not cuda or event.device_type == DeviceType.CUDA
+    ]
+    total = sum(time for time, _ in times)
+    return [{"operation": name, "share": time / total} for time, name in sorted(times, reverse=True)[:TOP]]
 
 
 class _PerImage(torch.utils.data.Dataset[tuple[Tensor, ...]]):
@@ -196,14 +208,17 @@ def _plain(method: str, dataset: Dataset, chosen: argparse.Namespace) -> float:
         mean=mean,
         std=std,
     )
-    network = build_model(card).train()
+    network = build_model(card).train().to(chosen.device)
     data = _PerImage(dataset, crops=1 if method == "pgd-at" else 2)
-    batches = iter(DataLoader(data, batch_size=chosen.batch, shuffle=True, drop_last=True))
+    loader = DataLoader(data, batch_size=chosen.batch, shuffle=True, drop_last=True, num_workers=chosen.loader_workers)
+    batches = ([part.to(chosen.device) for part in batch] for batch in loader)
     step = _plain_pgd_at(network, batches) if method == "pgd-at" else _plain_clead(network, batches)
     step()
+    finished(chosen.device)
     began = time.perf_counter()
     for _ in range(chosen.steps):
         step()
+    finished(chosen.device)
     return float(chosen.batch * chosen.steps / (time.perf_counter() - began))
 
 
@@ -223,7 +238,7 @@ def _plain_pgd_at(network: nn.Module, batches: Iterator[list[Tensor]]) -> Step:
 
 
 def _plain_clead(network: Any, batches: Iterator[list[Tensor]]) -> Step:
-    head = ProjectionHead(network.backbone.feature_dim, ProjectionSpec())
+    head = ProjectionHead(network.backbone.feature_dim, ProjectionSpec()).to(next(network.parameters()).device)
     optimizer = torch.optim.SGD([*network.parameters(), *head.parameters()], lr=LR, momentum=0.9, weight_decay=1e-4)
     contrast = NTXent(0.1)
 

@@ -1,0 +1,99 @@
+"""AutoAttack on more images of the models in ``bench.methods``' table, on any device.
+
+    python -m bench.methods_autoattack cifar10.zip --home .clead/methods-cifar [--images 1000] [--device cuda:0]
+
+Takes the models from the registry of the service that trained them and attacks them without it, several at a time, with
+gradients in float32 whatever the device. A row that had as many images before is left as it is, and so is one whose
+weights the home does not hold. Writes into ``bench/results/methods-….json`` and the table in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.errors import NotFoundError
+from app.services.presets import perturbation_size
+from bench.machine import described as machine
+from bench.methods_table import results_of, write_table
+from bench.strong import registered
+from bench.victims import CACHE, cifar10
+from models.data import Dataset, load, subset
+from models.evaluation import evaluate
+from models.evaluation_spec import EvaluationParams
+from models.progress import Silent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", nargs="?", type=Path)
+    parser.add_argument("--home", type=Path, default=Path(".clead/methods"))
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=2)
+    chosen = parser.parse_args()
+    name = "cifar10-jpg" if chosen.archive else "digits"
+    dataset = _dataset(chosen.archive)
+    images = min(chosen.images, len(dataset.test))
+    report = json.loads(results_of(name).read_text())
+    rows = [row for row in report["rows"] if _images(row) < images]
+    rows.sort(key=lambda row: row["clean"]["accuracy"], reverse=True)  # what takes long comes first
+    eps = perturbation_size(dataset.image_shape)
+    on = machine(chosen.device)["processor"]
+    with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
+        began = [
+            pool.submit(_attacked, chosen.home / "service", row["model"], chosen.archive, images, eps, chosen.device)
+            for row in rows
+        ]
+        for row, future in zip(rows, began, strict=True):
+            found = future.result()
+            if found is None:
+                print(f"left out, there are no weights of {row['model']}", flush=True)
+                continue
+            row["attacks"]["autoattack"] = {**found, "on": on}
+            print(json.dumps({"model": row["model"], **found}), flush=True)
+            results_of(name).write_text(json.dumps(report, indent=2) + "\n")
+    print(write_table(report))
+
+
+def _dataset(archive: Path | None) -> Dataset:
+    return cifar10(archive) if archive else load("digits", root=CACHE)
+
+
+def _images(row: dict[str, Any]) -> int:
+    return int(row["attacks"].get("autoattack", {}).get("images", 0))
+
+
+def _attacked(
+    home: Path, model: str, archive: Path | None, images: int, eps: float, device: str
+) -> dict[str, Any] | None:
+    """In a process of its own: the same images and attack as an evaluation job's. None: the weights are not there."""
+    torch.set_num_threads(1)
+    try:
+        network = registered(home, model)
+    except NotFoundError:
+        return None
+    chosen = subset(_dataset(archive).test, images, seed=0)
+    spec = {"model": model, "dataset": {"name": "test"}, "attacks": [{"name": "autoattack", "eps": eps}]}
+    options = {"precision": "float32", "batch_size": images, "examples": 0, "sanity_checks": False}
+    params = EvaluationParams.model_validate(spec | options)
+    result = evaluate(network, chosen, params, reporter=Silent(), device=device).result
+    (attack,) = result["attacks"]
+    return {
+        "images": images,
+        "clean_accuracy": result["clean_accuracy"],
+        "robust_accuracy": attack["robust_accuracy"],
+        "ci95": attack["ci95"],
+        "parts": {part["name"]: part["robust_accuracy"] for part in attack["parts"]},
+        "seconds": attack["seconds"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Rows of `bench.methods` that were measured at different times make one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import methods_table
+from bench.methods_table import least, with_earlier_rows
+
+
+def row(way: str = "clead", seed: int = 0, *, model: str = "m@1", **attacks: tuple[int, float]) -> dict[str, Any]:
+    found = {
+        name: {"images": images, "robust_accuracy": accuracy, "ci95": [0, 1]}
+        for name, (images, accuracy) in attacks.items()
+    }
+    return {"way": way, "fraction": 1.0, "seed": seed, "model": model, "attacks": found}
+
+
+def report(*rows: dict[str, Any], seconds: float = 500.0) -> dict[str, Any]:
+    options = {"dataset": "cifar10-jpg", "preset": "quick", "seconds": seconds, "images": 10_000}
+    return {"options": options, "rows": list(rows)}
+
+
+@pytest.fixture
+def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods_table, "RESULTS", tmp_path)
+    rows = row(pgd=(1000, 0.2), autoattack=(1000, 0.1)), row("rocl", pgd=(1000, 0.1))
+    (tmp_path / "methods-cifar10-jpg.json").write_text(json.dumps(report(*rows)))
+
+
+@pytest.mark.usefixtures("earlier")
+def test_other_rows_and_attacks_with_more_images_stay() -> None:
+    first, second, third = with_earlier_rows(report(row(pgd=(1000, 0.2), autoattack=(100, 0.15)), row(seed=1)))["rows"]
+    assert first == row(pgd=(1000, 0.2), autoattack=(1000, 0.1))
+    assert second["way"] == "rocl" and third == row(seed=1)
+
+
+@pytest.mark.usefixtures("earlier")
+def test_another_model_takes_the_place_of_the_row() -> None:
+    assert with_earlier_rows(report(row(model="m@2", pgd=(1000, 0.3))))["rows"][0] == row(model="m@2", pgd=(1000, 0.3))
+
+
+@pytest.mark.usefixtures("earlier")
+def test_what_was_trained_for_another_time_is_left_out() -> None:
+    assert with_earlier_rows(report(row("trades"), seconds=60))["rows"] == [row("trades")]
+
+
+def test_rows_are_ordered_by_what_attacked_all_their_images() -> None:
+    assert least(row(pgd=(1000, 0.2), fgsm=(1000, 0.3), autoattack=(100, 0.1))) == 0.2

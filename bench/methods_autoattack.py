@@ -1,6 +1,6 @@
 """AutoAttack on more images of the models in ``bench.methods``' table, on any device.
 
-    python -m bench.methods_autoattack cifar10.zip --home .clead/methods-cifar [--images 1000] [--device cuda:0]
+    python -m bench.methods_autoattack cifar10.zip --home .clead/methods-cifar [--images 1000] [--device cuda]
 
 Takes the models from the registry of the service that trained them and attacks them without it, several at a time, with
 gradients in float32 whatever the device. A row that had as many images before is left as it is, and so is one whose
@@ -21,6 +21,7 @@ import torch
 from app.errors import NotFoundError
 from app.services.presets import perturbation_size
 from bench.machine import described as machine
+from bench.machine import on_gpu
 from bench.methods_table import results_of, write_table
 from bench.strong import registered
 from bench.victims import CACHE, cifar10
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("archive", nargs="?", type=Path)
     parser.add_argument("--home", type=Path, default=Path(".clead/methods"))
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.1, 0.01])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
@@ -42,7 +44,7 @@ def main() -> None:
     dataset = _dataset(chosen.archive)
     images = min(chosen.images, len(dataset.test))
     report = json.loads(results_of(name).read_text())
-    rows = [row for row in report["rows"] if _images(row) < images]
+    rows = [row for row in report["rows"] if row["fraction"] in chosen.fractions and _images(row) < images]
     rows.sort(key=lambda row: row["clean"]["accuracy"], reverse=True)  # what takes long comes first
     eps = perturbation_size(dataset.image_shape)
     on = machine(chosen.device)["processor"]
@@ -81,7 +83,8 @@ def _attacked(
         return None
     chosen = subset(_dataset(archive).test, images, seed=0)
     spec = {"model": model, "dataset": {"name": "test"}, "attacks": [{"name": "autoattack", "eps": eps}]}
-    options = {"precision": "float32", "batch_size": images, "examples": 0, "sanity_checks": False}
+    options = {"precision": "float32", "examples": 0, "sanity_checks": False}
+    options |= {"batch_size": images if on_gpu(device) else 100}
     params = EvaluationParams.model_validate(spec | options)
     result = evaluate(network, chosen, params, reporter=Silent(), device=device).result
     (attack,) = result["attacks"]

@@ -166,7 +166,8 @@ class Jobs:
                 job = self._done("/jobs/probe", body | {"register_as": name})
                 probe_seconds += job["result"]["seconds"]
             models.append(job["result"]["model"])
-        row = {**vars(run), "model": models[-1], "training_seconds": seconds, "probe_seconds": probe_seconds}
+        row = {**vars(run), "budget": chosen.seconds, "model": models[-1]}
+        row |= {"training_seconds": seconds, "probe_seconds": probe_seconds}
         self._attack(row, chosen.test_images, standard_attacks(self._info.image_shape))
         return row
 

@@ -22,12 +22,12 @@ def results_of(dataset: str) -> Path:
 
 
 def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
-    """The report with the rows that are in its file already: of other ways, fractions and seeds, trained for as long on
-    as many images, and what attacked the same models with more images.
+    """The report with the rows that are in its file already, of other ways, fractions, seeds and times of training, and
+    with what attacked the same models with more images.
     """
     path = results_of(report["options"]["dataset"])
     earlier = json.loads(path.read_text()) if path.exists() else {"options": {}, "rows": []}
-    if any(earlier["options"].get(name) != report["options"][name] for name in ("preset", "seconds", "images")):
+    if any(earlier["options"].get(name) != report["options"][name] for name in ("preset", "images")):
         return report
     rows = {_key(row): row for row in earlier["rows"]}
     for row in report["rows"]:
@@ -38,8 +38,8 @@ def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
     return report | {"rows": list(rows.values())}
 
 
-def _key(row: Row) -> tuple[str, float, int]:
-    return row["way"], row["fraction"], row["seed"]
+def _key(row: Row) -> tuple[str, float, int, float]:
+    return row["way"], row["fraction"], row["seed"], row["budget"]
 
 
 def _with_most_images(*attacks: dict[str, Row]) -> dict[str, Row]:
@@ -62,13 +62,16 @@ def write_table(report: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    """A table for each share of labels, the ways by their least accuracy under an attack, a row for each seed."""
+    """A table for each share of labels and time: the ways by their least accuracy under an attack, a row a seed."""
     every = report["options"]["images"]
-    for fraction in sorted({row["fraction"] for row in report["rows"]}, reverse=True):
-        rows = [row for row in report["rows"] if row["fraction"] == fraction]
+    for fraction, budget in sorted(
+        {(row["fraction"], row["budget"]) for row in report["rows"]}, key=_largest_share_first
+    ):
+        rows = [row for row in report["rows"] if (row["fraction"], row["budget"]) == (fraction, budget)]
         names = list(dict.fromkeys(name for row in rows for name in row["attacks"]))
         images = {name: max(row["attacks"].get(name, {"images": 0})["images"] for row in rows) for name in names}
-        yield f"**{fraction:.0%} of the labels** ({round(fraction * every):,} of {every:,} images)"
+        labels = f"{round(fraction * every):,} of {every:,} images"
+        yield f"**{fraction:.0%} of the labels** ({labels}), **{budget:,.0f} s**"
         yield ""
         heads = [f"{name} ({images[name]:,})" for name in names]
         yield f"| way | backbone | seed | clean | {' | '.join(heads)} | training s | probe s |"
@@ -80,6 +83,11 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             seconds = f"{row['training_seconds']:.0f} | {row['probe_seconds']:.0f}"
             yield f"| {row['way']} | {frozen} | {row['seed']} | {' | '.join(cells)} | {seconds} |"
         yield ""
+
+
+def _largest_share_first(table: tuple[float, float]) -> tuple[float, float]:
+    fraction, budget = table
+    return -fraction, budget
 
 
 def _ranked(rows: list[Row]) -> list[Row]:

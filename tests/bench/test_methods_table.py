@@ -12,16 +12,18 @@ from bench import methods_table
 from bench.methods_table import least, with_earlier_rows
 
 
-def row(way: str = "clead", seed: int = 0, *, model: str = "m@1", **attacks: tuple[int, float]) -> dict[str, Any]:
+def row(
+    way: str = "clead", seed: int = 0, *, model: str = "m@1", budget: float = 500.0, **attacks: tuple[int, float]
+) -> dict[str, Any]:
     found = {
         name: {"images": images, "robust_accuracy": accuracy, "ci95": [0, 1]}
         for name, (images, accuracy) in attacks.items()
     }
-    return {"way": way, "fraction": 1.0, "seed": seed, "model": model, "attacks": found}
+    return {"way": way, "fraction": 1.0, "seed": seed, "budget": budget, "model": model, "attacks": found}
 
 
-def report(*rows: dict[str, Any], seconds: float = 500.0) -> dict[str, Any]:
-    options = {"dataset": "cifar10-jpg", "preset": "quick", "seconds": seconds, "images": 10_000}
+def report(*rows: dict[str, Any], preset: str = "quick") -> dict[str, Any]:
+    options = {"dataset": "cifar10-jpg", "preset": preset, "images": 10_000}
     return {"options": options, "rows": list(rows)}
 
 
@@ -45,8 +47,13 @@ def test_another_model_takes_the_place_of_the_row() -> None:
 
 
 @pytest.mark.usefixtures("earlier")
-def test_what_was_trained_for_another_time_is_left_out() -> None:
-    assert with_earlier_rows(report(row("trades"), seconds=60))["rows"] == [row("trades")]
+def test_what_was_trained_for_longer_is_another_row() -> None:
+    assert [found["budget"] for found in with_earlier_rows(report(row(budget=3000.0)))["rows"]] == [500, 500, 3000]
+
+
+@pytest.mark.usefixtures("earlier")
+def test_what_was_trained_by_another_preset_is_left_out() -> None:
+    assert with_earlier_rows(report(row("trades"), preset="small"))["rows"] == [row("trades")]
 
 
 def test_rows_are_ordered_by_what_attacked_all_their_images() -> None:

@@ -2,13 +2,17 @@
 
     python -m bench.methods [cifar10.zip] [--home .clead/methods] [--preset quick] [--seconds 180] [--images 10000]
         [--seeds 0] [--fractions 1 0.1 0.01] [--test-images 1000] [--autoattack-images 200] [--only clead pgd-at]
+        [--device cuda]
 
 Starts the service with a worker of one thread for each core, uploads the archive (``train|test/<class>/*``; without
 one, scikit-learn's digits are taken), and measures an update of every method by itself. Then each way to a classifier
 gets the number of epochs that is nearest to ``--seconds`` of training: pretraining, a teacher, and the classifier whose
 predictions are labels all count; the linear probe is told beside them. The last weights are taken, whatever the preset
 says. Jobs that an earlier run of this command finished are not repeated.
-Writes ``bench/results/methods-<data set>.json`` and the table.
+
+Time is one CPU core's, also where the workers train on another ``--device``, all at once: which trains sooner, and the
+same epochs. ``costs-….json`` in the home holds the updates' seconds and can be copied there from another machine.
+Writes ``bench/results/methods-<data set>.json``, with the preset's name unless that is ``quick``, and the table.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +36,7 @@ from app.demo.run import service
 from app.services.compare import attack_names
 from app.services.datasets import DatasetInfo
 from app.services.presets import ProtocolParams, perturbation_size, probe_body, standard_attacks
+from bench.machine import described as machine
 from bench.methods_plan import MOST_EPOCHS, WAYS, Stage, stage_body
 from bench.methods_table import results_of, with_earlier_rows, write_table
 from bench.training import seconds_per_update
@@ -39,7 +44,6 @@ from bench.victims import CACHE, cifar10, described
 from models.attacks.noise import derive_seed
 from models.data import Dataset, load
 from models.methods.spec import METHODS
-from models.precision import resolve_precision
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--autoattack-images", type=int, default=200)
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     chosen.home.mkdir(parents=True, exist_ok=True)
     dataset = cifar10(chosen.archive) if chosen.archive else load("digits", root=CACHE)
@@ -77,33 +82,31 @@ def main() -> None:
         for way in chosen.only
         if fraction < 1 or not WAYS[way].unlabelled
     ]
-    with _workers(chosen.home) as url, Client(url, timeout=600) as client:
+    with _workers(chosen.home, device=chosen.device) as url, Client(url, timeout=600) as client:
         client.wait_until_ready(seconds=90)
         if chosen.dataset not in {known["name"] for known in client.get("/datasets")["items"]}:
             client.upload(chosen.dataset, chosen.archive)
         jobs = Jobs(client, chosen, info, costs)
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for row in pool.map(jobs.row, runs):
-                rows.append(row)
+            for done in as_completed([pool.submit(jobs.row, run) for run in runs]):
+                rows.append(done.result())
                 _write(rows, chosen, costs)
             for _ in pool.map(jobs.attack_further, rows if chosen.autoattack_images else []):
                 _write(rows, chosen, costs)
-    print(write_table(json.loads(results_of(chosen.dataset).read_text())))
+    print(write_table(json.loads(results_of(chosen.dataset, chosen.preset).read_text())))
 
 
 def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[str, float]) -> None:
     """What is known so far."""
     report = {
-        "torch": torch.__version__,
-        "cores": os.cpu_count(),
-        "precision": resolve_precision("auto", torch.device("cpu")),
+        **machine(chosen.device),
         "options": {name: value for name, value in vars(chosen).items() if name not in ("archive", "home")},
         "seconds_per_update": costs,
         "rows": rows,
     }
     report = with_earlier_rows(report)
-    results_of(chosen.dataset).write_text(json.dumps(report, indent=2) + "\n")
+    results_of(chosen.dataset, chosen.preset).write_text(json.dumps(report, indent=2) + "\n")
     write_table(report)
 
 
@@ -124,9 +127,9 @@ def _costs(chosen: argparse.Namespace, dataset: Dataset, info: DatasetInfo) -> d
 
 
 @contextmanager
-def _workers(home: Path) -> Iterator[str]:
-    """The service's address, with a worker of one thread for each core."""
-    os.environ["CLEAD_THREADS"] = "1"
+def _workers(home: Path, *, device: str) -> Iterator[str]:
+    """The service's address, with a worker of one thread for each core, all on ``device``."""
+    os.environ |= {"CLEAD_THREADS": "1", "CLEAD_DEVICE": device}
     environment = os.environ | {"CLEAD_HOME": str((home / "service").absolute())}
     with service(home) as url, (home / "workers.log").open("w") as log:
         command = [sys.executable, "-m", "worker.main"]

@@ -1,6 +1,7 @@
 """AutoAttack on more images of the models in ``bench.methods``' table, on any device.
 
-    python -m bench.methods_autoattack cifar10.zip --home .clead/methods-cifar [--images 1000] [--device cuda]
+    python -m bench.methods_autoattack cifar10.zip --home .clead/methods-cifar [--preset small] [--images 1000]
+        [--only clead pgd-at] [--fractions 1 0.1] [--device cuda] [--processes 12]
 
 Takes the models from the registry of the service that trained them and attacks them without it, several at a time, with
 gradients in float32 whatever the device. A row that had as many images before is left as it is, and so is one whose
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from app.errors import NotFoundError
 from app.services.presets import perturbation_size
 from bench.machine import described as machine
 from bench.machine import on_gpu
-from bench.methods_table import results_of, write_table
+from bench.methods_plan import WAYS
+from bench.methods_table import least, results_of, write_table
 from bench.strong import registered
 from bench.victims import CACHE, cifar10
 from models.data import Dataset, load, subset
@@ -35,7 +37,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", nargs="?", type=Path)
     parser.add_argument("--home", type=Path, default=Path(".clead/methods"))
+    parser.add_argument("--preset", default="quick", choices=["quick", "small"])
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.1, 0.01])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
@@ -43,24 +47,29 @@ def main() -> None:
     name = "cifar10-jpg" if chosen.archive else "digits"
     dataset = _dataset(chosen.archive)
     images = min(chosen.images, len(dataset.test))
-    report = json.loads(results_of(name).read_text())
-    rows = [row for row in report["rows"] if row["fraction"] in chosen.fractions and _images(row) < images]
-    rows.sort(key=lambda row: row["clean"]["accuracy"], reverse=True)  # what takes long comes first
+    results = results_of(name, chosen.preset)
+    report = json.loads(results.read_text())
+    rows = [
+        row
+        for row in report["rows"]
+        if row["way"] in chosen.only and row["fraction"] in chosen.fractions and _images(row) < images
+    ]
+    rows.sort(key=least, reverse=True)  # what takes long comes first
     eps = perturbation_size(dataset.image_shape)
     on = machine(chosen.device)["processor"]
     with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
-        began = [
-            pool.submit(_attacked, chosen.home / "service", row["model"], chosen.archive, images, eps, chosen.device)
-            for row in rows
-        ]
-        for row, future in zip(rows, began, strict=True):
-            found = future.result()
+        home = chosen.home / "service"
+        began = {
+            pool.submit(_attacked, home, row["model"], chosen.archive, images, eps, chosen.device): row for row in rows
+        }
+        for future in as_completed(began):
+            row, found = began[future], future.result()
             if found is None:
                 print(f"left out, there are no weights of {row['model']}", flush=True)
                 continue
             row["attacks"]["autoattack"] = {**found, "on": on}
             print(json.dumps({"model": row["model"], **found}), flush=True)
-            results_of(name).write_text(json.dumps(report, indent=2) + "\n")
+            results.write_text(json.dumps(report, indent=2) + "\n")
     print(write_table(report))
 
 

@@ -13,21 +13,26 @@ from bench.methods_plan import WAYS
 
 Row = dict[str, Any]
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-MARKS = "<!-- bench.methods {dataset}: begin -->\n", "<!-- bench.methods {dataset}: end -->\n"
+MARKS = "<!-- bench.methods {table}: begin -->\n", "<!-- bench.methods {table}: end -->\n"
 
 
-def results_of(dataset: str) -> Path:
-    """The file of all rows."""
-    return RESULTS / f"methods-{dataset}.json"
+def results_of(dataset: str, preset: str) -> Path:
+    """The file of all rows by the preset."""
+    return RESULTS / f"methods-{_table(dataset, preset)}.json"
+
+
+def _table(dataset: str, preset: str) -> str:
+    return dataset if preset == "quick" else f"{dataset}-{preset}"
 
 
 def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
     """The report with the rows that are in its file already, of other ways, fractions, seeds and times of training, and
     with what attacked the same models with more images.
     """
-    path = results_of(report["options"]["dataset"])
+    options = report["options"]
+    path = results_of(options["dataset"], options["preset"])
     earlier = json.loads(path.read_text()) if path.exists() else {"options": {}, "rows": []}
-    if any(earlier["options"].get(name) != report["options"][name] for name in ("preset", "images")):
+    if earlier["options"].get("images") != options["images"]:
         return report
     rows = {_key(row): row for row in earlier["rows"]}
     for row in report["rows"]:
@@ -52,7 +57,8 @@ def _with_most_images(*attacks: dict[str, Row]) -> dict[str, Row]:
 
 def write_table(report: dict[str, Any]) -> str:
     """Put the table between its marks on the page, and answer it."""
-    begin, end = (mark.format(dataset=report["options"]["dataset"]) for mark in MARKS)
+    options = report["options"]
+    begin, end = (mark.format(table=_table(options["dataset"], options["preset"])) for mark in MARKS)
     table = "\n".join(_lines(report)).rstrip() + "\n"
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(begin)

@@ -41,7 +41,7 @@ STEPS, STEP_SIZE, LR = 5, EPS / 4, 0.05
 Step = Callable[[], None]
 TOP = 8
 """Operations of the profile that are shown."""
-COSTLIER_LATER = {"fat": 100}
+COSTLIER_LATER = {"fat": 300}
 """Updates to measure, by methods whose attacks end early on a fresh network."""
 
 

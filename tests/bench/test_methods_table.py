@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import methods_table
-from bench.methods_table import least, with_earlier_rows
+from bench.methods_table import least, results_of, with_earlier_rows
 
 
 def row(
@@ -22,8 +22,8 @@ def row(
     return {"way": way, "fraction": 1.0, "seed": seed, "budget": budget, "model": model, "attacks": found}
 
 
-def report(*rows: dict[str, Any], preset: str = "quick") -> dict[str, Any]:
-    options = {"dataset": "cifar10-jpg", "preset": preset, "images": 10_000}
+def report(*rows: dict[str, Any], preset: str = "quick", images: int = 10_000) -> dict[str, Any]:
+    options = {"dataset": "cifar10-jpg", "preset": preset, "images": images}
     return {"options": options, "rows": list(rows)}
 
 
@@ -52,8 +52,16 @@ def test_what_was_trained_for_longer_is_another_row() -> None:
 
 
 @pytest.mark.usefixtures("earlier")
-def test_what_was_trained_by_another_preset_is_left_out() -> None:
-    assert with_earlier_rows(report(row("trades"), preset="small"))["rows"] == [row("trades")]
+@pytest.mark.parametrize("other", [{"preset": "small"}, {"images": 50_000}])
+def test_what_was_trained_by_another_preset_or_on_other_images_is_left_out(other: dict[str, Any]) -> None:
+    assert with_earlier_rows(report(row("trades"), **other))["rows"] == [row("trades")]
+
+
+@pytest.mark.usefixtures("earlier")
+def test_each_preset_has_a_file_of_its_own() -> None:
+    results_of("cifar10-jpg", "small").write_text(json.dumps(report(row("trades"), preset="small")))
+    assert [found["way"] for found in with_earlier_rows(report(row(), preset="small"))["rows"]] == ["trades", "clead"]
+    assert results_of("cifar10-jpg", "quick").name == "methods-cifar10-jpg.json"
 
 
 def test_rows_are_ordered_by_what_attacked_all_their_images() -> None:

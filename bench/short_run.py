@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,13 @@ from app.services.recipes import cosine
 from bench.machine import described as machine
 from bench.machine import results_file
 from bench.training import seconds_per_update
-from bench.victims import cifar10, described
+from bench.victims import cifar10, described, fitted
 from models.data import Dataset, subset
 from models.evaluation import evaluate
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.networks import ImageModel
-from models.probe_spec import ProbeParams
-from models.probing import probe
 from models.progress import Silent
-from models.training import train
 
 
 class _Losses(Silent):
@@ -70,19 +66,10 @@ def _row(method: str, dataset: Dataset, chosen: argparse.Namespace) -> dict[str,
     whole = METHODS[method].params.model_validate(body)
     updates = len(dataset.train) // whole.batch_size
     epochs = max(1, round(chosen.seconds / seconds / updates))
-    params = METHODS[method].params.model_validate(body | cosine(epochs))
     losses = _Losses()
-    arguments: dict[str, Any] = {"resume": None, "device": chosen.device}
-    with tempfile.TemporaryDirectory() as folder:
-        arguments["workdir"] = Path(folder)
-        outcome = train(params, dataset, init=None, base=None, reporter=losses, **arguments)
-        model, result = outcome.model, outcome.result
-        if METHODS[method].kind == "pretrain":
-            asked = probe_body(protocol, info, model="encoder@1") | {"epochs": chosen.probe_epochs}
-            spec = ProbeParams.model_validate(asked)
-            probed = probe(spec, outcome.model, dataset, reporter=Silent(), **arguments)
-            model, result = probed.model, result | {"probe_seconds": probed.result["seconds"]}
-    row = {"method": method, "epochs": epochs, "batch_size": params.batch_size, **result}
+    probing = probe_body(protocol, info, model="encoder@1") | {"epochs": chosen.probe_epochs}
+    model, result = fitted(body | cosine(epochs), dataset, probing=probing, reporter=losses, device=chosen.device)
+    row = {"method": method, "epochs": epochs, "batch_size": whole.batch_size, **result}
     row |= {"losses": losses.points, **_attacked(model, dataset, chosen)}
     print(json.dumps({name: value for name, value in row.items() if name != "losses"}), flush=True)
     return row

@@ -1,12 +1,14 @@
 """Training speed: C-LEAD and PGD-AT beside a plain loop written the usual way, in one run.
 
-    python -m bench.training [cifar10.zip] [--width 32] [--batch 64] [--steps 6] [--rounds 3] [--device cuda]
+    python -m bench.training [cifar10.zip] [--width 32] [--batch 64] [--steps 6] [--rounds 3]
+        [--device cuda] [--compile]
 
 The plain loop: a DataLoader, augmentation by torchvision image by image, float32 (with TF32 where torch uses it by
 itself), a forward pass of its own for every view and in every attack step. Ours: `models.training` as a job runs it.
 Equal networks, batches and attacks; the two alternate; images a second are the median over the rounds after a step of
-warm-up. Then a profile of the rest of ours. Writes ``bench/results/training.json``, with another device
-``training-<device>.json``; the last line is ``ratios: clead=… pgd-at=…``, times faster than the plain loop.
+warm-up, which compiles where asked to. Then a profile of the rest of ours. Writes ``bench/results/training.json``, of
+another device ``training-<device>.json``, compiled ``training-compiled….json``; the last line is
+``ratios: clead=… pgd-at=…``, times faster than the plain loop.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loader-workers", type=int, default=0, help="processes of the plain loop's DataLoader")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="ours by torch.compile")
     chosen = parser.parse_args()
     dataset = cifar10(chosen.archive)
     measured: dict[str, dict[str, list[float]]] = {}
@@ -79,7 +82,8 @@ def main() -> None:
         "ratios": ratios,
         "share_of_our_time": left,
     }
-    results_file("training", chosen.device).write_text(json.dumps(report, indent=2) + "\n")
+    name = "training-compiled" if chosen.compile else "training"
+    results_file(name, chosen.device).write_text(json.dumps(report, indent=2) + "\n")
     print("ratios: " + " ".join(f"{method}={ratio:.2f}" for method, ratio in ratios.items()))
 
 
@@ -95,6 +99,7 @@ def _params(method: str, chosen: argparse.Namespace) -> dict[str, Any]:
         "batch_size": chosen.batch,
         "optimizer": {"lr": LR},
         "epochs": 1,
+        "compile": chosen.compile,
         **attacks,
     }
 

@@ -17,7 +17,9 @@ from models.checkpoints import load_model, save_model
 from models.data.images import Dataset, ImageSet
 from models.methods.spec import METHODS
 from models.networks import ImageModel
-from models.progress import Silent
+from models.probe_spec import ProbeParams
+from models.probing import probe
+from models.progress import Reporter, Silent
 from models.training import train
 
 CACHE = Path(tempfile.gettempdir()) / "clead-bench"
@@ -72,18 +74,27 @@ def trained(name: str, dataset: Dataset) -> ImageModel:
     path = CACHE / f"{name}-{key}.safetensors"
     if not path.exists():
         print(f"training the {name} model (a few minutes) ...", flush=True)
-        params = METHODS[recipe["method"]].params.model_validate(recipe)
-        with tempfile.TemporaryDirectory() as folder:
-            outcome = train(
-                params,
-                dataset,
-                init=None,
-                base=None,
-                workdir=Path(folder),
-                resume=None,
-                reporter=Silent(),
-                device="cpu",
-            )
-        save_model(path, outcome.model)
+        save_model(path, fitted(recipe, dataset)[0])
     torch.manual_seed(0)
     return load_model(path)
+
+
+def fitted(
+    body: dict[str, Any],
+    dataset: Dataset,
+    *,
+    probing: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    device: str = "cpu",
+) -> tuple[ImageModel, dict[str, Any]]:
+    """The model of a training by ``body``, and what it told; by ``probing`` a linear probe on what a method without
+    labels leaves, and ``probe_seconds``.
+    """
+    params = METHODS[body["method"]].params.model_validate(body)
+    with tempfile.TemporaryDirectory() as folder:
+        common: dict[str, Any] = {"workdir": Path(folder), "resume": None, "device": device}
+        outcome = train(params, dataset, init=None, base=None, reporter=reporter or Silent(), **common)
+        if probing is None or METHODS[params.method].kind == "train":
+            return outcome.model, outcome.result
+        probed = probe(ProbeParams.model_validate(probing), outcome.model, dataset, reporter=Silent(), **common)
+        return probed.model, outcome.result | {"probe_seconds": probed.result["seconds"]}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,12 @@ from typing import Any
 import torch
 
 from app.services.presets import ProtocolParams, probe_body, standard_attacks, training_body
-from bench.victims import cifar10, described
+from bench.victims import cifar10, described, fitted
 from models.data.images import Dataset, subset
 from models.evaluation import evaluate
 from models.evaluation_spec import EvaluationParams
-from models.methods.spec import METHODS
 from models.networks import ImageModel
-from models.probe_spec import ProbeParams
-from models.probing import probe
 from models.progress import Silent
-from models.training import train
 
 RESULTS = Path(__file__).parent / "results" / "white_box.json"
 METHODS_SHOWN = ("standard", "clead", "pgd-at")
@@ -60,14 +55,8 @@ def classifier(method: str, dataset: Dataset, *, seed: int) -> ImageModel:
     data = {"name": "cifar10", "subset": TRAINING_IMAGES}
     params = ProtocolParams.model_validate({"preset": "quick", "dataset": data, "methods": [method], "seed": seed})
     info = described(dataset)
-    spec = METHODS[method].params.model_validate(training_body(params, info, method=method))
-    with tempfile.TemporaryDirectory() as folder:
-        common: dict[str, Any] = {"workdir": Path(folder), "resume": None, "reporter": Silent(), "device": "cpu"}
-        trained = train(spec, dataset, init=None, base=None, **common).model
-        if METHODS[method].kind == "train":
-            return trained
-        body = ProbeParams.model_validate(probe_body(params, info, model="encoder"))
-        return probe(body, trained, dataset, **common).model
+    body = training_body(params, info, method=method)
+    return fitted(body, dataset, probing=probe_body(params, info, model="encoder"))[0]
 
 
 def attacked(model: ImageModel, other: ImageModel, dataset: Dataset, chosen: argparse.Namespace) -> dict[str, Any]:

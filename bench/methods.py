@@ -100,7 +100,6 @@ def main() -> None:
 def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[str, float]) -> None:
     """What is known so far."""
     report = {
-        **machine(chosen.device),
         "options": {name: value for name, value in vars(chosen).items() if name not in ("archive", "home")},
         "seconds_per_update": costs,
         "rows": rows,
@@ -158,11 +157,13 @@ class Jobs:
         """What became of it: accuracies with their intervals, and seconds of training and of the probe."""
         chosen, way = self._chosen, WAYS[run.way]
         models: list[str] = []
+        precisions: list[str] = []
         seconds = probe_seconds = 0.0
         for number, stage in enumerate(way.stages):
             used = {field: models[position] for field, position in stage.uses.items()}
             job = self._trained(run, stage, number, used)
             seconds += job["result"]["seconds"]
+            precisions.append(job["result"]["precision"])
             if stage.probed:
                 name = self._name(run, f"probe-{number}")
                 body = probe_body(self._protocol(run), self._info, model=job["result"]["model"])
@@ -171,6 +172,7 @@ class Jobs:
             models.append(job["result"]["model"])
         row = {**vars(run), "budget": chosen.seconds, "model": models[-1]}
         row |= {"training_seconds": seconds, "probe_seconds": probe_seconds}
+        row |= {"on": machine(chosen.device)["processor"], "precision": "/".join(dict.fromkeys(precisions))}
         self._attack(row, chosen.test_images, standard_attacks(self._info.image_shape))
         return row
 

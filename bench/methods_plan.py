@@ -9,6 +9,7 @@ from app.services.datasets import DatasetInfo
 from app.services.presets import ProtocolParams, perturbation_size, training_body
 from app.services.recipes import Preset
 from models.methods.spec import METHODS
+from models.specs import SIMCLR
 
 MOST_EPOCHS = 2000
 
@@ -16,8 +17,8 @@ MOST_EPOCHS = 2000
 @dataclass(frozen=True)
 class Stage:
     """A training by ``method``, as the preset trains it but for ``fields``, and C-LEAD in the paper's form: its views'
-    radius ``radius`` times the one attacked with, reached in ``steps`` if given; ``uses``: field → number of the stage
-    whose model it names.
+    radius ``radius`` times the one attacked with, reached in ``steps`` if given, and so another method's attack where
+    one of the two is; ``uses``: field → number of the stage whose model it names.
 
     ``probed``: its model is a linear probe on the frozen backbone that the training leaves.
     """
@@ -41,7 +42,7 @@ class Stage:
     @property
     def name(self) -> str:
         """Of its cost and of its model: the method, and the fields that set it apart."""
-        marks = [f"{key}-{value}" for key, value in self.fields.items()]
+        marks = [key if isinstance(value, dict) else f"{key}-{value}" for key, value in self.fields.items()]
         marks += [f"radius-{self.radius:g}"] if self.radius != 1 else []
         marks += [f"steps-{self.steps}"] if self.steps is not None else []
         return "-".join([self.method, *marks])
@@ -64,6 +65,7 @@ class Way:
 
 
 IN_TURN = {"views_in_turn": True}
+VERSIONS = {"pairs": "versions", "fading": {}, "augmentation": SIMCLR.model_dump()}
 CLUSTERS = {"pseudo_labels": "clusters", "objective": "trades"}
 
 
@@ -94,9 +96,13 @@ WAYS: dict[str, Way] = {
             Stage("clead", 0.7, fields=IN_TURN, uses={"init": 0}, radius=1.5, steps=2, probed=True),
         )
     ),
+    "clead at 1.5 ε, 2 steps, between versions, fading": Way(
+        (Stage("clead", fields=VERSIONS, radius=1.5, steps=2, probed=True),)
+    ),
     "rocl": _pretrained("rocl"),
     "acl": _pretrained("acl"),
     "dynacl": _pretrained("dynacl"),
+    "dynacl at 1.5 ε, 2 steps": Way((Stage("dynacl", radius=1.5, steps=2, probed=True),)),
     "deacl": Way((Stage("simclr", 0.4), Stage("deacl", 0.6, uses={"base_model": 0}, probed=True))),
     "dynacl, then its clusters": _on_clusters("dynacl"),
     "clead, then its clusters": _on_clusters("clead"),
@@ -143,15 +149,17 @@ def stage_body(
     body.pop("validation", None)  # too short for robust overfitting, and what a few images choose is noise
     body.pop("views_in_turn", None)
     body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
+    eps = perturbation_size(data.image_shape)
     if "views" in body:
-        eps = perturbation_size(data.image_shape)
-        body["views"] = [_view(view, stage, eps=eps) for view in body["views"]]
+        body["views"] = [_in_the_ball(view, stage, eps=eps) for view in body["views"]]
+    elif stage.radius != 1 or stage.steps is not None:
+        body["attack"] = _in_the_ball(body["attack"], stage, eps=eps)
     return body
 
 
-def _view(view: dict[str, Any], stage: Stage, *, eps: float) -> dict[str, Any]:
+def _in_the_ball(attack: dict[str, Any], stage: Stage, *, eps: float) -> dict[str, Any]:
     """In the stage's ball, whatever the preset's is; fewer steps are longer by as much."""
-    steps = stage.steps or view["steps"]
-    radius = stage.radius / (view["eps"] / eps)
-    scale = radius * view["steps"] / steps
-    return view | {"steps": steps, "eps": radius * view["eps"], "step_size": scale * view["step_size"]}
+    steps = stage.steps or attack["steps"]
+    radius = stage.radius / (attack["eps"] / eps)
+    scale = radius * attack["steps"] / steps
+    return attack | {"steps": steps, "eps": radius * attack["eps"], "step_size": scale * attack["step_size"]}

@@ -27,7 +27,7 @@ def _table(dataset: str, preset: str) -> str:
 
 def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
     """The report with the rows that are in its file already, of other ways, fractions, seeds and times of training, and
-    with what attacked the same models with more images.
+    with what attacked the same models with more images. A model was trained where it was first told of.
     """
     options = report["options"]
     path = results_of(options["dataset"], options["preset"])
@@ -38,7 +38,7 @@ def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
     for row in report["rows"]:
         before = rows.get(_key(row), row)
         if before["model"] == row["model"]:
-            row = row | {"attacks": _with_most_images(before["attacks"], row["attacks"])}
+            row = row | {"on": before["on"], "attacks": _with_most_images(before["attacks"], row["attacks"])}
         rows[_key(row)] = row
     return report | {"rows": list(rows.values())}
 
@@ -80,14 +80,15 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"**{fraction:.0%} of the labels** ({labels}), **{budget:,.0f} s**"
         yield ""
         heads = [f"{name} ({images[name]:,})" for name in names]
-        yield f"| way | backbone | seed | clean | {' | '.join(heads)} | training s | probe s |"
-        yield "|---" * (6 + len(names)) + "|"
+        yield f"| way | backbone | seed | clean | {' | '.join(heads)} | training s | probe s | trained on |"
+        yield "|---" * (7 + len(names)) + "|"
         for row in _ranked(rows):
             cells = [_cell(row["clean"]["accuracy"], row["clean"]["ci95"])]
             cells += [_attacked(row["attacks"].get(name), images=images[name]) for name in names]
             frozen = "frozen" if WAYS[row["way"]].frozen else "trained with labels"
             seconds = f"{row['training_seconds']:.0f} | {row['probe_seconds']:.0f}"
-            yield f"| {row['way']} | {frozen} | {row['seed']} | {' | '.join(cells)} | {seconds} |"
+            where = f"{row['on']}, {row['precision']}"
+            yield f"| {row['way']} | {frozen} | {row['seed']} | {' | '.join(cells)} | {seconds} | {where} |"
         yield ""
 
 

@@ -12,6 +12,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from models.fields import ChunkSize, JsonArray
 from models.methods.clead_learner import CLeadLearner
+from models.methods.clead_versions import VersionsLearner
+from models.methods.fading import Fading, FadingSpec
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel
 from models.specs import ModelRef, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
@@ -50,11 +52,36 @@ class CLeadParams(TrainingParams):
     crops: Literal[1, 2] = Field(
         2, description="2: perturbations start from a second augmentation of the image; 1: from the same one"
     )
+    pairs: Literal["image", "versions"] = Field(
+        "image",
+        description="what is contrasted. image: each perturbed version with the image (the paper); versions: one "
+        "view's version of a crop with the other view's of another crop, and the clean crops, through batch "
+        "normalization of their own, with each other; needs two views, two crops and contrastive perturbations",
+    )
+    fading: FadingSpec | None = Field(
+        None,
+        description="the augmentation fades to none in the course of the training, as in dynacl, while pairs of "
+        "versions gain weight over clean ones; null: it stays",
+    )
     base_model: ModelRef | None = Field(
         None,
         validate_default=True,
         description="registered classifier that gives pseudo-labels; needed by pseudo-label-online and -base alone",
     )
+
+    @field_validator("pairs")
+    @classmethod
+    def _pairs_that_can_be(cls, pairs: str, info: ValidationInfo) -> str:
+        if pairs == "versions":
+            chosen = info.data
+            views = chosen.get("views")  # none where they were refused themselves
+            if (views is not None and len(views) != 2) or chosen.get("views_in_turn"):
+                raise ValueError("pairs of versions need two views, both in every update")
+            if chosen.get("crops") == 1:
+                raise ValueError("pairs of versions need two crops")
+            if chosen.get("perturbation", "contrastive") != "contrastive":
+                raise ValueError("pairs of versions need contrastive perturbations")
+        return pairs
 
     @field_validator("base_model")
     @classmethod
@@ -68,7 +95,8 @@ class CLeadParams(TrainingParams):
 
 
 def build(params: CLeadParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
-    return CLeadLearner(
+    learner = VersionsLearner if params.pairs == "versions" else CLeadLearner
+    return learner(
         model,
         augment,
         views=params.views,
@@ -78,6 +106,7 @@ def build(params: CLeadParams, model: ImageModel, *, base: ImageModel | None, au
         guide=params.perturbation,
         crops=params.crops,
         chunk_size=params.chunk_size,
+        fading=None if params.fading is None else Fading(params.fading, params.augmentation),
         base=base,
         seed=params.seed,
     )

@@ -16,6 +16,7 @@ from models.attacks.threat import threat_model
 from models.losses import CLeadLoss, contrastive_margin
 from models.methods.attacking import under_attack
 from models.methods.chunks import in_chunks
+from models.methods.fading import Fading
 from models.methods.spec import Augment, TrainingAttack
 from models.methods.supervised import OBJECTIVES
 from models.networks import Classifier, ImageModel, IncompatibleModelError, ProjectionHead, frozen, initialize
@@ -46,6 +47,7 @@ class CLeadLearner:
         guide: Literal["contrastive", "pseudo-label-online", "pseudo-label-base"],
         crops: Literal[1, 2],
         chunk_size: int | None,
+        fading: Fading | None,
         base: ImageModel | None,
         seed: int,
     ) -> None:
@@ -57,6 +59,7 @@ class CLeadLearner:
         self._criterion = CLeadLoss(temperature)
         self._crops = crops
         self._chunk_size = chunk_size
+        self._fading = fading
         self._projection = ProjectionHead(encoder.backbone.feature_dim, projection)
         initialize(self._projection, seed=derive_seed(seed, "projection"))
         trained = nn.ModuleDict({"encoder": encoder, "projection": self._projection})
@@ -72,10 +75,16 @@ class CLeadLearner:
         self, images: Tensor, labels: Tensor, *, moment: Moment, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`models.methods.spec.Learner`; ``labels`` are not used."""
-        first = self._augment(images, generator)
-        second = self._augment(images, generator) if self._crops == 2 else first
-        pseudo = self._pseudo_labels(images)
-        with self.attack_time.running(images.device):
+        augment = self._fading.augmentation(moment) if self._fading else self._augment
+        first = augment(images, generator)
+        second = augment(images, generator) if self._crops == 2 else first
+        return self.contrast(first, second, self._pseudo_labels(images), moment=moment, generator=generator)
+
+    def contrast(
+        self, first: Tensor, second: Tensor, pseudo: Tensor | None, *, moment: Moment, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of two crops (N, C, H, W) of each image, and further scalars; ``pseudo`` the base's classes (N,)."""
+        with self.attack_time.running(first.device):
             perturbed = self._perturb(first, second, pseudo, views=self._views_at(moment), generator=generator)
         features = self._features(first, *perturbed)
         embedded = self._projection(features).chunk(1 + len(perturbed))
@@ -148,9 +157,12 @@ class CLeadLearner:
 
         return {name: climbing(loss) for name, loss in OBJECTIVES.items()}
 
-    def _features(self, *views: Tensor) -> Tensor:
-        """All of the first view, then all of the next; they go through batch normalization together."""
-        return in_chunks(self._encoder.features, views, chunk_size=self._chunk_size, norms=self.modules)
+    def _features(self, *views: Tensor, by: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """All of the first view, then all of the next; they go through batch normalization together.
+
+        ``by`` the encoder, or what takes its place.
+        """
+        return in_chunks(by or self._encoder.features, views, chunk_size=self._chunk_size, norms=self.modules)
 
     def _embed(self, images: Tensor) -> Tensor:
         embedded: Tensor = self._projection(self._features(images))

@@ -6,7 +6,6 @@ features: ``init`` and ``pseudo_labels`` of that method.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import Field
@@ -14,20 +13,17 @@ from pydantic import Field
 from models.data.loader import Augmentation
 from models.methods.acl import ACLLearner
 from models.methods.contrastive import ContrastiveAttack, ContrastiveParams
+from models.methods.fading import Fading, FadingSpec
 from models.methods.spec import METHODS, Augment, Learner, Method
 from models.networks import ImageModel
 from models.progress import Moment
 
 
-class DynACLParams(ContrastiveParams):
-    """Defaults: strength 1 → 0 in 20 stages (every 50 of 1,000 epochs), ω up to 2/3, otherwise ACL's."""
+class DynACLParams(FadingSpec, ContrastiveParams):
+    """Defaults: those of the fading, otherwise ACL's."""
 
     method: Literal["dynacl"] = Field("dynacl", description="name of the method; see GET /methods")
     attack: ContrastiveAttack = ContrastiveAttack()
-    stages: int = Field(20, ge=1, le=100_000, description="in how many steps the augmentation's strength falls to 0")
-    reweighting: float = Field(
-        2 / 3, ge=0, le=1, description="λ: the attacked pair's additional weight once the augmentation is gone"
-    )
 
 
 class DynACLLearner(ACLLearner):
@@ -35,19 +31,13 @@ class DynACLLearner(ACLLearner):
 
     def __init__(self, encoder: ImageModel, params: DynACLParams) -> None:
         super().__init__(encoder, Augmentation(params.augmentation), params, streams="ds", attack=params.attack)
-        self._strongest = params.augmentation
-        self._stages = params.stages
-        self._reweighting = params.reweighting
-
-    def strength(self, moment: Moment) -> float:
-        """Of the augmentation, from 1 at the start down to 1/stages in the last stage."""
-        return 1 - math.floor(moment.share * self._stages) / self._stages
+        self.fading = Fading(params, params.augmentation)
 
     def augmentation(self, moment: Moment) -> Augment:
-        return Augmentation(self._strongest.weaker(self.strength(moment)))
+        return self.fading.augmentation(moment)
 
     def adversarial_weight(self, moment: Moment) -> float:
-        return self._reweighting * (1 - self.strength(moment))
+        return self.fading.adversarial_weight(moment)
 
 
 def build(params: DynACLParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:

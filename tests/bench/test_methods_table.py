@@ -13,13 +13,19 @@ from bench.methods_table import least, results_of, with_earlier_rows
 
 
 def row(
-    way: str = "clead", seed: int = 0, *, model: str = "m@1", budget: float = 500.0, **attacks: tuple[int, float]
+    way: str = "clead",
+    seed: int = 0,
+    *,
+    model: str = "m@1",
+    budget: float = 500.0,
+    on: str = "x86_64",
+    **attacks: tuple[int, float],
 ) -> dict[str, Any]:
     found = {
         name: {"images": images, "robust_accuracy": accuracy, "ci95": [0, 1]}
         for name, (images, accuracy) in attacks.items()
     }
-    return {"way": way, "fraction": 1.0, "seed": seed, "budget": budget, "model": model, "attacks": found}
+    return {"way": way, "fraction": 1.0, "seed": seed, "budget": budget, "model": model, "on": on, "attacks": found}
 
 
 def report(*rows: dict[str, Any], preset: str = "quick", images: int = 10_000) -> dict[str, Any]:
@@ -44,6 +50,12 @@ def test_other_rows_and_attacks_with_more_images_stay() -> None:
 @pytest.mark.usefixtures("earlier")
 def test_another_model_takes_the_place_of_the_row() -> None:
     assert with_earlier_rows(report(row(model="m@2", pgd=(1000, 0.3))))["rows"][0] == row(model="m@2", pgd=(1000, 0.3))
+
+
+@pytest.mark.usefixtures("earlier")
+def test_a_model_keeps_the_machine_that_trained_it() -> None:
+    again = report(row(pgd=(2000, 0.2), on="a GPU"), row(model="m@2", seed=1, pgd=(1000, 0.2), on="a GPU"))
+    assert [found["on"] for found in with_earlier_rows(again)["rows"]] == ["x86_64", "x86_64", "a GPU"]
 
 
 @pytest.mark.usefixtures("earlier")

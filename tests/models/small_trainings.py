@@ -66,6 +66,9 @@ SPECS: dict[str, dict[str, Any]] = {
     "clead with averaged weights": {"method": "clead", "views": VIEWS, "crops": 1, "ema": 0.9},
     "clead": {"method": "clead", "views": VIEWS, "crops": 1},
     "clead, views in turn": {"method": "clead", "views": VIEWS, "views_in_turn": True},
+    "clead between versions, fading": {
+        "method": "clead", "views": VIEWS, **LOUD, "pairs": "versions", "fading": {"stages": 4},
+    },
     "clead, two crops": {"method": "clead", "views": VIEWS},
     "clead, online": {
         "method": "clead", "views": VIEWS, "perturbation": "pseudo-label-online", "base_model": "base",

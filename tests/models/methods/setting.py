@@ -44,3 +44,19 @@ def same(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def plain_nt_xent(*views: Tensor, temperature: float = 0.5) -> Tensor:
+    """NT-Xent by its definition, one pair after the other."""
+    losses = []
+    for a, one in enumerate(views):
+        for b, other in enumerate(views):
+            for image in range(len(one) if a != b else 0):
+                below = sum(
+                    (one[image] @ third[k] / temperature).exp()
+                    for c, third in enumerate(views)
+                    for k in range(len(one))
+                    if (c, k) != (a, image)
+                )
+                losses.append(-((one[image] @ other[image] / temperature).exp() / below).log())
+    return torch.stack(losses).mean()

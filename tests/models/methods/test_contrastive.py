@@ -17,7 +17,7 @@ from models.methods.contrastive import ContrastiveAttack, ContrastiveLearner
 from models.methods.dynacl import DynACLLearner
 from models.networks import ImageModel, build_model
 from models.specs import BackboneSpec, ModelCard
-from tests.models.methods.setting import EPS, IMAGES, LABELS, moment, same, seeded
+from tests.models.methods.setting import EPS, IMAGES, LABELS, moment, plain_nt_xent, same, seeded
 
 ATTACK = {"eps": EPS, "steps": 5, "step_size": EPS / 4}
 SPEC: dict[str, Any] = {"dataset": {"name": "digits"}}
@@ -61,25 +61,9 @@ def embed(made: ContrastiveLearner, *images: Tensor) -> tuple[Tensor, ...]:
     return embedded.chunk(len(images))
 
 
-def plain(*views: Tensor, temperature: float = 0.5) -> Tensor:
-    """NT-Xent by its definition, one pair after the other."""
-    losses = []
-    for a, one in enumerate(views):
-        for b, other in enumerate(views):
-            for image in range(len(one) if a != b else 0):
-                below = sum(
-                    (one[image] @ third[k] / temperature).exp()
-                    for c, third in enumerate(views)
-                    for k in range(len(one))
-                    if (c, k) != (a, image)
-                )
-                losses.append(-((one[image] @ other[image] / temperature).exp() / below).log())
-    return torch.stack(losses).mean()
-
-
 def test_simclr_is_the_contrastive_loss_of_two_views() -> None:
     made = learner("simclr")
-    expected = plain(*embed(made, *views()))
+    expected = plain_nt_xent(*embed(made, *views()))
     loss, _ = made.loss(IMAGES, LABELS, moment=moment(), generator=seeded())
     torch.testing.assert_close(loss, expected)
     assert made.remarks()[0]["code"] == "no-defence"
@@ -93,7 +77,7 @@ def test_a_rocl_step_is_three_views_and_a_regularizer() -> None:
     attacked = made.attack_one(first, second, attack=ContrastiveAttack(**ATTACK), generator=generator)
     one, two, moved = embed(made, first, second, attacked)
     loss, _ = made.loss(IMAGES, LABELS, moment=moment(), generator=seeded())
-    torch.testing.assert_close(loss, plain(one, two, moved) + 0.25 * plain(moved, two))
+    torch.testing.assert_close(loss, plain_nt_xent(one, two, moved) + 0.25 * plain_nt_xent(moved, two))
 
 
 @pytest.mark.parametrize("streams", ["a2a", "a2s", "ds"])
@@ -107,9 +91,9 @@ def test_an_acl_step_is_that_of_its_streams(streams: str) -> None:
         pair = made.attack_one(first, second, attack=attack, generator=generator), second
     else:
         pair = made.attack_both(first, second, attack=attack, generator=generator)
-    expected = plain(*embed(made, *pair))
+    expected = plain_nt_xent(*embed(made, *pair))
     if streams == "ds":
-        expected = (expected + plain(*embed(made, first, second))) / 2  # both norms start as the same ones
+        expected = (expected + plain_nt_xent(*embed(made, first, second))) / 2  # both norms start as the same ones
     before = {name: value.clone() for name, value in made.published().state_dict().items()}
     loss, told = made.loss(IMAGES, LABELS, moment=moment(), generator=seeded())
     torch.testing.assert_close(loss, expected)
@@ -151,7 +135,7 @@ def test_dynacls_augmentation_fades_while_the_attacked_pair_gains_weight() -> No
     made = learner("dynacl", stages=4)
     assert isinstance(made, DynACLLearner)
     steps = [moment(step) for step in (0, 249, 250, 999)]
-    assert [made.strength(step) for step in steps] == [1, 1, 0.75, 0.25]
+    assert [made.fading.strength(step) for step in steps] == [1, 1, 0.75, 0.25]
     assert [made.adversarial_weight(step) for step in steps] == pytest.approx([0, 0, 1 / 6, 1 / 2])
     last, strongest = made.augmentation(moment(999)), dynacl.DynACLParams.model_validate(SPEC).augmentation
     assert isinstance(last, Augmentation)

@@ -1,0 +1,41 @@
+"""An augmentation that fades while the attacked pair gains weight (DynACL, Luo et al. 2023, arXiv 2303.01289)."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from models.data.loader import Augmentation
+from models.methods.spec import Augment
+from models.progress import Moment
+from models.specs import AugmentationSpec, Spec
+
+
+class FadingSpec(Spec):
+    """Defaults are DynACL's: strength 1 → 0 in 20 stages (every 50 of 1,000 epochs), ω up to 2/3."""
+
+    stages: int = Field(20, ge=1, le=100_000, description="in how many steps the augmentation's strength falls to 0")
+    reweighting: float = Field(
+        2 / 3, ge=0, le=1, description="λ: the attacked pair's additional weight once the augmentation is gone"
+    )
+
+
+class Fading:
+    """Strength of the ``strongest`` augmentation over a training, and the weight ω that the attacked pair gains."""
+
+    def __init__(self, spec: FadingSpec, strongest: AugmentationSpec) -> None:
+        self._spec = spec
+        self._strongest = strongest
+
+    def strength(self, moment: Moment) -> float:
+        """Of the augmentation, from 1 at the start down to 1/stages in the last stage."""
+        stages = self._spec.stages
+        return 1 - math.floor(moment.share * stages) / stages
+
+    def augmentation(self, moment: Moment) -> Augment:
+        return Augmentation(self._strongest.weaker(self.strength(moment)))
+
+    def adversarial_weight(self, moment: Moment) -> float:
+        """ω = λ (1 − strength), in [0, 1]."""
+        return self._spec.reweighting * (1 - self.strength(moment))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.services.datasets import DatasetInfo
-from app.services.presets import ProtocolParams, perturbation_size, training_body
+from app.services.presets import ProtocolParams, objective_body, perturbation_size, training_body
 from app.services.recipes import Preset
 from models.methods.spec import METHODS
 from models.specs import SIMCLR
@@ -16,9 +16,9 @@ MOST_EPOCHS = 2000
 
 @dataclass(frozen=True)
 class Stage:
-    """A training by ``method``, as the preset trains it but for ``fields``, and C-LEAD in the paper's form: its views'
-    radius ``radius`` times the one attacked with, reached in ``steps`` if given, and so another method's attack where
-    one of the two is; ``uses``: field → number of the stage whose model it names.
+    """A training by ``method``, as the preset trains it but for ``fields`` (an objective by its method's name), and
+    C-LEAD in the paper's form: its views' radius ``radius`` times the one attacked with, reached in ``steps`` if given,
+    and so another method's attack where one of the two is; ``uses``: field → number of the stage whose model it names.
 
     ``probed``: its model is a linear probe on the frozen backbone that the training leaves.
     """
@@ -66,6 +66,7 @@ class Way:
 
 IN_TURN = {"views_in_turn": True}
 VERSIONS = {"pairs": "versions", "fading": {}, "augmentation": SIMCLR.model_dump()}
+BY_FAST_AT = {"objective": "fast-at"}
 CLUSTERS = {"pseudo_labels": "clusters", "objective": "trades"}
 
 
@@ -83,6 +84,10 @@ WAYS: dict[str, Way] = {
     **{name: Way((Stage(name),)) for name in ("standard", "pgd-at", "trades", "fat", "fast-at", "las-at", "advprop")},
     "self-training": Way(
         (Stage("standard", 0.2), Stage("self-training", 0.8, uses={"base_model": 0})),
+        unlabelled=True,
+    ),
+    "self-training by fast-at": Way(
+        (Stage("standard", 0.2), Stage("self-training", 0.8, fields=BY_FAST_AT, uses={"base_model": 0})),
         unlabelled=True,
     ),
     "simclr": _pretrained("simclr"),
@@ -133,6 +138,13 @@ WAYS: dict[str, Way] = {
         ),
         unlabelled=True,
     ),
+    "clead, whose probe labels for self-training by fast-at": Way(
+        (
+            Stage("clead", 0.5, fields=IN_TURN, radius=1.5, steps=2, probed=True),
+            Stage("self-training", 0.5, fields=BY_FAST_AT, uses={"init": 0, "base_model": 0}),
+        ),
+        unlabelled=True,
+    ),
 }
 """By name."""
 
@@ -148,7 +160,10 @@ def stage_body(
     body = training_body(params, data, method=stage.method)
     body.pop("validation", None)  # too short for robust overfitting, and what a few images choose is noise
     body.pop("views_in_turn", None)
-    body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **stage.fields}
+    if "objective" in stage.fields:
+        body["objective"] = objective_body(params, data, method=stage.fields["objective"])
+    fields = {name: value for name, value in stage.fields.items() if name != "objective"}
+    body |= {"epochs": epochs, "schedule": {"name": "cosine", "warmup_epochs": epochs / 10}, **fields}
     eps = perturbation_size(data.image_shape)
     if "views" in body:
         body["views"] = [_in_the_ball(view, stage, eps=eps) for view in body["views"]]

@@ -81,9 +81,19 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
         if field in fields:
             default = fields[field].get_default(call_default_factory=True)
             body[field] = _sized(_like(default, body.get(field)), eps)
-    if chosen.looks is not None and METHODS[method].kind == "train" and "attack" in fields:
+    if "objective" in fields:
+        body["objective"] = objective_body(params, data, method=fields["objective"].get_default().method)
+    if chosen.looks is not None and _adversarial(method):
         body["validation"] = _keeping_the_best(params.dataset, data, every_epochs=body["epochs"] / chosen.looks)
     return {name: value for name, value in body.items() if name in fields}
+
+
+def objective_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> dict[str, Any]:
+    """What ``method`` minimizes, as its own training does, for a training by it under another name."""
+    objective = METHODS[method].objective
+    assert objective is not None, "only adversarial methods have one"
+    whole = training_body(params, data, method=method)
+    return {name: value for name, value in whole.items() if name in objective.model_fields}
 
 
 def _keeping_the_best(chosen: LabelledData, data: DatasetInfo, *, every_epochs: float) -> dict[str, Any] | None:
@@ -152,7 +162,14 @@ def _role(chosen: Recipe, method: str) -> dict[str, Any]:
     entry = METHODS[method]
     if entry.kind == "pretrain":
         return chosen.contrastive
-    return chosen.adversarial if "attack" in entry.params.model_fields else chosen.plain
+    return chosen.adversarial if _adversarial(method) else chosen.plain
+
+
+def _adversarial(method: str) -> bool:
+    """Whether it trains a classifier against attacks."""
+    return METHODS[method].kind == "train" and not {"attack", "objective"}.isdisjoint(
+        METHODS[method].params.model_fields
+    )
 
 
 def _like(default: Any, chosen: dict[str, Any] | list[Any] | None) -> Any:

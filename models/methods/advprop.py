@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from models.methods.attacking import climbing
 from models.methods.norms import AuxiliaryNorms
-from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedParams, accuracy
 from models.networks import ImageModel, frozen
 from models.progress import Moment
@@ -23,14 +23,19 @@ from models.specs import OptimizerSpec
 from models.stopwatch import Stopwatch
 
 
-class AdvPropParams(SupervisedParams):
-    """Defaults: the paper's attack, five steps of 1/255 inside 4/255 (§5.1); trained as ``pgd-at`` is."""
+class AdvPropObjective(Objective):
+    """The paper's attack, five steps of 1/255 inside 4/255 (§5.1)."""
 
     method: Literal["advprop"] = Field("advprop", description="name of the method; see GET /methods")
+    attack: TrainingAttack = TrainingAttack(eps=4 / 255, steps=5, step_size=1 / 255)
+
+
+class AdvPropParams(AdvPropObjective, SupervisedParams):
+    """Trained as ``pgd-at`` is."""
+
     epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
-    attack: TrainingAttack = TrainingAttack(eps=4 / 255, steps=5, step_size=1 / 255)
 
 
 class AdvPropLearner:
@@ -85,6 +90,7 @@ METHODS.add(
         kind="train",
         title="AdvProp",
         params=AdvPropParams,
+        objective=AdvPropObjective,
         build=build,
         paper="Xie et al. 2020, Adversarial examples improve image recognition, arXiv 1911.09665",
         formula="min CE(h(x; main norms), y) + CE(h(x'; auxiliary norms), y)",

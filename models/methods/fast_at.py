@@ -14,7 +14,7 @@ from models.distributed import mean
 from models.fields import Pixels, pixel_schema
 from models.loop import DivergedError
 from models.methods.attacking import under_attack
-from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams, accuracy, strike
 from models.networks import ImageModel, frozen
 from models.progress import Moment
@@ -57,15 +57,20 @@ class GuardSpec(Spec):
     )
 
 
-class FastATParams(SupervisedParams):
-    """Defaults are N-FGSM's for CIFAR-10: 30 epochs, SGD 0.9, weight decay 5e-4 (de Jorge et al. 2022, §4)."""
+class FastATObjective(Objective):
+    """N-FGSM inside 8/255, guarded."""
 
     method: Literal["fast-at"] = Field("fast-at", description="name of the method; see GET /methods")
+    attack: FastAttack = FastAttack()
+    guard: GuardSpec | None = Field(GuardSpec(), description="guard against catastrophic overfitting; null: none")
+
+
+class FastATParams(FastATObjective, SupervisedParams):
+    """Defaults are N-FGSM's for CIFAR-10: 30 epochs, SGD 0.9, weight decay 5e-4 (de Jorge et al. 2022, §4)."""
+
     epochs: int = Field(30, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.2, weight_decay=5e-4)
-    attack: FastAttack = FastAttack()
-    guard: GuardSpec | None = Field(GuardSpec(), description="guard against catastrophic overfitting; null: none")
 
 
 class GuardState(nn.Module):
@@ -158,6 +163,7 @@ METHODS.add(
         kind="train",
         title="Fast adversarial training",
         params=FastATParams,
+        objective=FastATObjective,
         build=build,
         paper="Wong et al. 2020, Fast is better than free, arXiv 2001.03994; de Jorge et al. 2022, Make some noise, "
         "arXiv 2202.01181",

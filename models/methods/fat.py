@@ -13,20 +13,17 @@ from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.fields import JsonArray
 from models.methods.attacking import under_attack
-from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
 from models.methods.supervised import OBJECTIVES, SupervisedLearner, SupervisedParams
 from models.networks import ImageModel
 from models.progress import Moment
 from models.specs import OptimizerSpec
 
 
-class FATParams(SupervisedParams):
-    """The authors' defaults: ten steps; one step more after success from epoch 50 of 120 on, and another from 90."""
+class FATObjective(Objective):
+    """Ten steps at most inside 8/255; one more after success from epoch 50 of 120 on, and another from 90."""
 
     method: Literal["fat"] = Field("fat", description="name of the method; see GET /methods")
-    epochs: int = Field(120, ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
-    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=2e-4)
     attack: TrainingAttack = TrainingAttack(step_size=0.007)
     one_more_step_from: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], JsonArray] = Field(
         (50 / 120, 90 / 120),
@@ -40,6 +37,14 @@ class FATParams(SupervisedParams):
         if list(shares) != sorted(shares):
             raise ValueError("give the shares in ascending order")
         return shares
+
+
+class FATParams(FATObjective, SupervisedParams):
+    """Defaults are the authors': 120 epochs of SGD 0.1/0.9, weight decay 2e-4."""
+
+    epochs: int = Field(120, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
+    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=2e-4)
 
 
 class FATLearner(SupervisedLearner):
@@ -90,6 +95,7 @@ METHODS.add(
         kind="train",
         title="Friendly adversarial training",
         params=FATParams,
+        objective=FATObjective,
         build=build,
         paper="Zhang et al. 2020, Attacks which do not kill training make adversarial learning stronger, "
         "arXiv 2002.11242",

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.attacks.noise import derive_seed
 from models.fields import JsonArray
 from models.methods.las_at_learner import LASATLearner
-from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
 from models.methods.strategy import StrategyNetwork
 from models.methods.supervised import SupervisedParams
 from models.networks import ImageModel, build_model, initialize
@@ -64,16 +64,21 @@ class StrategySpec(Spec):
         }
 
 
-class LASATParams(SupervisedParams):
-    """Defaults are the authors': 110 epochs of SGD 0.1/0.9, weight decay 5e-4, label smoothing to 0.7."""
+class LASATObjective(Objective):
+    """Label smoothing to 0.7, the strategy's values as in the authors' code."""
 
     method: Literal["las-at"] = Field("las-at", description="name of the method; see GET /methods")
-    epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
-    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
     attack: LinfAttack = Field(LinfAttack(), description="reference attack, that the reward's robustness is of")
     strategy: StrategySpec = StrategySpec()
     label_confidence: float = Field(0.7, gt=0, le=1, description="share of the label in the smoothed target; 1: all")
+
+
+class LASATParams(LASATObjective, SupervisedParams):
+    """Defaults are the authors': 110 epochs of SGD 0.1/0.9, weight decay 5e-4."""
+
+    epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
+    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
 
 
 def build(params: LASATParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
@@ -107,6 +112,7 @@ METHODS.add(
         kind="train",
         title="LAS-AT",
         params=LASATParams,
+        objective=LASATObjective,
         build=build,
         paper="Jia et al. 2022, LAS-AT: adversarial training with learnable attack strategy, arXiv 2203.06616",
         formula="min CE(h(x'), y), the strategy max CE(h(x'), y) + 4 robust + 2 clean accuracy after an update",

@@ -2,12 +2,12 @@
 
 With a classifier trained on the labelled part this is robust self-training (Carmon et al. 2019, arXiv 1905.13736;
 Uesato et al. 2019, arXiv 1905.13725). With the clusters of an encoder's features it is the second phase of DynACL++
-(Luo et al. 2023, arXiv 2303.01289, §4.3): ``init`` and ``base_model`` are that encoder, and the loss is TRADES.
+(Luo et al. 2023, arXiv 2303.01289, §4.3): ``init`` and ``base_model`` are that encoder, and ``objective`` is TRADES'.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -15,9 +15,10 @@ from sklearn.cluster import KMeans
 
 from models.data.images import ImageSet
 from models.measurement import features_of, predictions_of
-from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
-from models.methods.supervised import SupervisedLearner, SupervisedParams, WeightPerturbationSpec
-from models.methods.trades import TradesAttack, TradesLearner
+from models.methods.objectives import AnyObjective
+from models.methods.pgd_at import PGDATObjective
+from models.methods.spec import METHODS, Augment, Learner, Method, Objective
+from models.methods.supervised import SupervisedParams
 from models.networks import Classifier, ImageModel, IncompatibleModelError
 from models.specs import ModelRef, OptimizerSpec
 
@@ -26,7 +27,7 @@ STARTS = 10
 
 
 class SelfTrainingParams(SupervisedParams):
-    """Defaults are those of ``pgd-at`` and ``trades``."""
+    """Defaults are those of ``pgd-at``."""
 
     method: Literal["self-training"] = Field("self-training", description="name of the method; see GET /methods")
     base_model: ModelRef = Field(
@@ -41,15 +42,12 @@ class SelfTrainingParams(SupervisedParams):
     clusters: int | None = Field(
         None, ge=2, le=100_000, description="number of clusters; null: as many as the data has classes"
     )
-    objective: Literal["pgd-at", "trades"] = Field("pgd-at", description="what is minimized")
+    objective: Annotated[Objective, AnyObjective()] = Field(
+        PGDATObjective(), description="what is minimized: an adversarial method by its name, with its own fields"
+    )
     epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
-    attack: TrainingAttack = Field(TrainingAttack(), description="under trades it climbs the divergence")
-    beta: float = Field(6.0, ge=0, le=1000, description="trades alone: weight of the divergence")
-    weight_perturbation: WeightPerturbationSpec | None = Field(
-        None, description="adversarial weight perturbation; null: none"
-    )
 
     @field_validator("pseudo_labels")
     @classmethod
@@ -82,11 +80,12 @@ def relabel(
 
 
 def build(params: SelfTrainingParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:
-    worst = params.weight_perturbation
-    if params.objective == "pgd-at":
-        return SupervisedLearner(model, augment, attack=params.attack, weight_perturbation=worst)
-    attack = TradesAttack.model_validate(params.attack.model_dump() | {"name": "pgd", "random_start": False})
-    return TradesLearner(model, augment, attack=attack, beta=params.beta, weight_perturbation=worst)
+    """The learner of the objective's method, in a training that is otherwise this one."""
+    method = METHODS[params.objective.method]
+    shared = {name: getattr(params, name) for name in SupervisedParams.model_fields}
+    return method.build(
+        method.params.model_validate(shared | dict(params.objective)), model, base=None, augment=augment
+    )
 
 
 METHODS.add(
@@ -98,7 +97,7 @@ METHODS.add(
         params=SelfTrainingParams,
         build=build,
         paper="Carmon et al. 2019, Unlabeled data improves adversarial robustness, arXiv 1905.13736",
-        formula="ŷ = argmax base(x) where y is unknown; min CE(h(x'), ŷ), or TRADES on ŷ",
+        formula="ŷ = argmax base(x) where y is unknown; min CE(h(x'), ŷ), or another method's objective on ŷ",
         teacher="standard",
         relabel=relabel,
     ),

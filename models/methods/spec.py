@@ -15,7 +15,7 @@ from models.data.images import ImageSet
 from models.networks import ImageModel
 from models.progress import Moment
 from models.registry import Registry
-from models.specs import TrainingParams
+from models.specs import Spec, TrainingParams
 from models.stopwatch import Stopwatch
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -28,6 +28,12 @@ class TrainingAttack(IterativeParams):
     name: Literal["pgd", "cw"] = Field("pgd", description="pgd climbs the cross-entropy, cw the margin")
     steps: int = Field(10, ge=1, le=1_000, description="gradient steps")
     restarts: Literal[1] = Field(1, description="one; restarts are for evaluations")
+
+
+class Objective(Spec):
+    """What a supervised method minimizes: the fields that are the method's own, whatever the training around it."""
+
+    method: str = Field(description="name of the method; see GET /methods")
 
 
 class Learner(Protocol):
@@ -64,7 +70,8 @@ class Method:
     ``few_updates``: with fewer optimizer updates than this the method is known to learn little. ``teacher``: the
     method that trains the ``base_model`` which this one cannot do without. ``relabel(params, images, known=...,
     base=..., device=...)`` answers the images as they are trained on; ``known``: positions of those whose labels may
-    be used. Without it the others are left out.
+    be used. Without it the others are left out. ``objective``: the part of ``params`` that says what an adversarial
+    method minimizes, by which other methods can train, too.
     """
 
     name: str
@@ -77,6 +84,7 @@ class Method:
     few_updates: int = 0
     teacher: str | None = None
     relabel: Callable[..., ImageSet] | None = None
+    objective: type[Objective] | None = None
 
 
 METHODS: Registry[Method] = Registry("method", package="models.methods")

@@ -14,7 +14,7 @@ from models.attacks.noise import BatchNoise
 from models.attacks.threat import threat_model
 from models.losses import divergence
 from models.methods.attacking import under_attack
-from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
+from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
 from models.methods.supervised import Forward, SupervisedLearner, SupervisedParams, WeightPerturbationSpec, accuracy
 from models.networks import ImageModel
 from models.progress import Moment
@@ -31,18 +31,23 @@ class TradesAttack(TrainingAttack):
     random_start: Literal[False] = Field(False, description="the start is TRADES' own small normal noise")
 
 
-class TradesParams(SupervisedParams):
-    """Defaults: β 6 as the authors', trained as in Pang et al. 2021 (bag of tricks): SGD 0.1/0.9, weight decay 5e-4."""
+class TradesObjective(Objective):
+    """β 6 as the authors'; ten steps inside 8/255."""
 
     method: Literal["trades"] = Field("trades", description="name of the method; see GET /methods")
-    epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
-    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
     attack: TradesAttack = TradesAttack()
     beta: float = Field(6.0, ge=0, le=1000, description="weight of the divergence")
     weight_perturbation: WeightPerturbationSpec | None = Field(
         None, description="adversarial weight perturbation; null: none"
     )
+
+
+class TradesParams(TradesObjective, SupervisedParams):
+    """Defaults: β 6 as the authors', trained as in Pang et al. 2021 (bag of tricks): SGD 0.1/0.9, weight decay 5e-4."""
+
+    epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
+    optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
 
 
 class TradesLearner(SupervisedLearner):
@@ -99,6 +104,7 @@ METHODS.add(
         kind="train",
         title="TRADES",
         params=TradesParams,
+        objective=TradesObjective,
         build=build,
         paper="Zhang et al. 2019, Theoretically principled trade-off between robustness and accuracy, arXiv 1901.08573",
         formula="min CE(h(x), y) + β KL(p(x) ‖ p(x')), x' = argmax over B(x, ε) of the KL",

@@ -47,12 +47,16 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "advprop": {"method": "advprop", "attack": ATTACK},
     "self-training": {
-        "method": "self-training", "attack": ATTACK, "base_model": "base",
+        "method": "self-training", "objective": {"method": "pgd-at", "attack": ATTACK}, "base_model": "base",
         "dataset": {"name": "digits", "labels_fraction": 0.1},
     },
     "self-training on clusters by trades": {
-        "method": "self-training", "attack": ATTACK, "base_model": "base", "pseudo_labels": "clusters",
-        "objective": "trades",
+        "method": "self-training", "objective": {"method": "trades", "attack": ATTACK}, "base_model": "base",
+        "pseudo_labels": "clusters",
+    },
+    "self-training by fast-at": {
+        "method": "self-training", "base_model": "base",
+        "objective": {"method": "fast-at", "attack": {"eps": 0.2}, "guard": {"every": 5}},
     },
     "simclr": {"method": "simclr", **LOUD},
     "rocl": {"method": "rocl", **LOUD, "attack": ATTACK},

@@ -39,6 +39,7 @@ def test_a_presets_body_is_one_that_the_method_takes(name: str, method: str, pre
     for view in getattr(parsed, "views", ()):
         assert view.eps == (1.5 if preset == "small" else 1) * eps
         assert view.steps * view.step_size >= view.eps
+    parsed, default = getattr(parsed, "objective", parsed), getattr(default, "objective", default)
     if hasattr(parsed, "attack"):
         assert (parsed.attack.eps, parsed.attack.name) == (eps, default.attack.name)
         assert parsed.attack.step_size <= 1.25 * eps

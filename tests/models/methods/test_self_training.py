@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from models.data.images import ImageSet, labelled
+from models.methods.pgd_at import PGDATObjective
 from models.methods.self_training import SelfTrainingParams, relabel
 from models.methods.spec import METHODS
 from models.networks import IncompatibleModelError, build_model
 from models.specs import BackboneSpec, ModelCard, labelled_size
-from tests.models.methods.setting import IMAGES, LABELS, classifier
+from tests.models.methods.setting import EPS, IMAGES, LABELS, classifier, moment, same, seeded
 
 DATA = ImageSet((IMAGES * 255).round().byte(), LABELS, tuple("0123456789"))
 CPU = torch.device("cpu")
@@ -87,9 +89,55 @@ def test_a_fraction_of_the_labels_is_stratified_and_never_nothing() -> None:
     assert [labelled_size(240, share) for share in (1e-9, 0.5, 1.0)] == [1, 120, 240]
 
 
-def test_its_methods_are_those_whose_loss_it_takes() -> None:
-    assert type(METHODS["self-training"].build(params(), classifier(), base=None, augment=None)).__name__ == (
-        "SupervisedLearner"
-    )
-    trades = METHODS["self-training"].build(params(objective="trades"), classifier(), base=None, augment=None)
-    assert type(trades).__name__ == "TradesLearner"
+ADVERSARIAL = ["advprop", "fast-at", "fat", "las-at", "pgd-at", "trades"]
+"""What trains a classifier against attacks, of all methods."""
+
+
+@pytest.mark.parametrize("method", ADVERSARIAL)
+def test_by_the_objective_of_a_method_it_trains_as_that_method_does(method: str) -> None:
+    """The same loss from the same weights, labels and random numbers; the seed is the self-training's."""
+    objective = {"method": method, "attack": {"eps": EPS}}
+    if method == "las-at":
+        objective["strategy"] = {"backbone": {"width": 4, "blocks": [1]}}
+    alone = METHODS[method].params.model_validate({"dataset": {"name": "digits"}, "seed": 5, **objective})
+    losses = []
+    for spec in (params(objective=objective, seed=5), alone):
+        made = METHODS[spec.method].build(spec, classifier(), base=None, augment=same)
+        made.modules.train()
+        losses.append(made.loss(IMAGES, LABELS, moment=moment(), generator=seeded())[0].item())
+    assert losses[0] == losses[1]
+
+
+def test_its_default_is_pgd_at() -> None:
+    assert params().objective == PGDATObjective()
+
+
+def test_every_adversarial_training_of_a_classifier_has_an_objective() -> None:
+    """And the bodies of requests name them all."""
+    attacking = [
+        entry.name for entry in METHODS.entries() if entry.kind == "train" and "attack" in entry.params.model_fields
+    ]
+    assert attacking == ADVERSARIAL == [entry.name for entry in METHODS.entries() if entry.objective]
+    schema = SelfTrainingParams.model_json_schema()["properties"]["objective"]
+    assert [option["properties"]["method"]["const"] for option in schema["oneOf"]] == ADVERSARIAL
+
+
+@pytest.mark.parametrize(
+    ("objective", "location", "message"),
+    [
+        ("trades", (), "give an object such as"),
+        ({"attack": {}}, ("method",), "None is no adversarial training of a classifier; known: advprop, fast-at"),
+        ({"method": "standard"}, ("method",), "'standard' is no adversarial training"),
+        ({"method": "self-training"}, ("method",), "'self-training' is no adversarial training"),
+        ({"method": "pgd-at", "beta": 6}, ("beta",), "Extra inputs"),
+        ({"method": "pgd-at", "epochs": 6}, ("epochs",), "Extra inputs"),
+        ({"method": "trades", "attack": {"eps": 2}}, ("attack", "eps"), "an linf radius is at most 1"),
+    ],
+)
+def test_an_objective_that_cannot_be_is_refused_at_its_field(
+    objective: object, location: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        params(objective=objective)
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("objective", *location) and message in error["msg"]

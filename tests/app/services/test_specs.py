@@ -87,6 +87,12 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
         ("train", {**SELF_TRAINING, "base_model": "encoder"}, ["/base_model"]),
         ("train", {**SELF_TRAINING, "base_model": "two"}, ["/base_model"]),
         ("train", {**SELF_TRAINING, "base_model": "colour", "pseudo_labels": "clusters"}, ["/base_model"]),
+        ("train", {**SELF_TRAINING, "base_model": "net", "objective": {"method": "standard"}}, ["/objective/method"]),
+        (
+            "train",
+            {**SELF_TRAINING, "base_model": "net", "objective": {"method": "fat", "beta": 1}},
+            ["/objective/beta"],
+        ),
         ("train", {"backbone": {"name": "vgg"}}, ["/backbone/name"]),
         ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
         ("train", {"init": "none"}, ["/init"]),
@@ -113,6 +119,10 @@ def test_what_cannot_run_is_refused_where_it_is_wrong(
 def test_what_needs_no_labels_takes_models_and_sizes_that_others_do_not(registered: Database) -> None:
     spec, _, _ = validate(registered, "train", {**TRAIN, **SELF_TRAINING, "base_model": "net"})
     assert spec["base_model"] == "net@1"
+    assert spec["objective"]["method"] == "pgd-at" and spec["objective"]["attack"]["steps"] == 10
+    trained_by = {"objective": {"method": "fast-at", "attack": {"eps": "4/255"}}}
+    spec, _, _ = validate(registered, "train", {**TRAIN, **SELF_TRAINING, "base_model": "net", **trained_by})
+    assert spec["objective"]["attack"]["eps"] == 4 / 255 and spec["objective"]["guard"]["action"] == "repair"
     clusters = {**TRAIN, **SELF_TRAINING, "base_model": "encoder", "pseudo_labels": "clusters"}
     assert validate(registered, "train", clusters)[0]["base_model"] == "encoder@1"
     deacl = {**TRAIN, "method": "deacl", "base_model": "encoder"}

@@ -18,8 +18,9 @@ MOST_EPOCHS = 2000
 class Stage:
     """A training by ``method``, as the preset trains it but for ``fields`` (an objective by its method's name), and
     C-LEAD in the paper's form: its views' radius ``radius`` times the one attacked with, reached in ``steps`` if given,
-    and so another method's attack where one of the two is; ``uses``: field → number of the stage whose model it names.
+    and so another pretraining's attack where one of the two is.
 
+    ``uses``: field → number of the stage whose model it names.
     ``probed``: its model is a linear probe on the frozen backbone that the training leaves.
     """
 

@@ -6,8 +6,9 @@
 The plain loop: a DataLoader, augmentation by torchvision image by image, float32 (with TF32 where torch uses it by
 itself), a forward pass of its own for every view and in every attack step. Ours: `models.training` as a job runs it.
 Equal networks, batches and attacks; the two alternate; images a second are the median over the rounds after a step of
-warm-up, which compiles where asked to. Then a profile of the rest of ours. Writes ``bench/results/training.json``, of
-another device ``training-<device>.json``, compiled ``training-compiled….json``; the last line is
+warm-up, which compiles where asked to. Then a profile of the rest of ours; on a GPU also how much of an update's time
+its kernels fill, the rest being waiting for the processor that launches them. Writes ``bench/results/training.json``,
+of another device ``training-<device>.json``, compiled ``training-compiled….json``; the last line is
 ``ratios: clead=… pgd-at=…``, times faster than the plain loop.
 """
 
@@ -75,12 +76,19 @@ def main() -> None:
     left = {method: _profile(method, dataset, chosen) for method in measured}
     for method, rows in left.items():
         print(f"{method}: " + ", ".join(f"{row['operation']} {row['share']:.0%}" for row in rows))
+    filled = {}
+    if on_gpu(chosen.device):
+        for method, (most, *_) in left.items():
+            kernels = most["seconds"] / most["share"]
+            filled[method] = kernels * statistics.median(measured[method]["clead"]) / chosen.batch
+            print(f"{method}: kernels fill {filled[method]:.0%} of an update's time")
     report = {
         **described(chosen.device),
         "options": {name: value for name, value in vars(chosen).items() if name != "archive"},
         "images_per_second": measured,
         "ratios": ratios,
         "share_of_our_time": left,
+        "filled_by_kernels": filled,
     }
     name = "training-compiled" if chosen.compile else "training"
     results_file(name, chosen.device).write_text(json.dumps(report, indent=2) + "\n")
@@ -176,17 +184,23 @@ def _profile(method: str, dataset: Dataset, chosen: argparse.Namespace) -> list[
 
 
 def busiest(body: dict[str, Any], dataset: Dataset, *, device: str) -> list[dict[str, Any]]:
-    """The operations (on a GPU: the kernels) that take most of the device's time in two updates, with their share."""
+    """The operations (on a GPU: the kernels) that take most of the device's time, with their share and an update's
+    seconds.
+    """
     cuda = on_gpu(device)
     recorded = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda)
-    seconds_per_update(body, dataset, updates=2, recorder=recorded, device=device)
+    updates = 2
+    seconds_per_update(body, dataset, updates=updates, recorder=recorded, device=device)
     times = [
         (event.self_device_time_total if cuda else event.self_cpu_time_total, event.key)
         for event in recorded.key_averages()
         if not cuda or event.device_type == DeviceType.CUDA
     ]
     total = sum(time for time, _ in times)
-    return [{"operation": name, "share": time / total} for time, name in sorted(times, reverse=True)[:TOP]]
+    return [
+        {"operation": name, "share": time / total, "seconds": time / updates / 1e6}
+        for time, name in sorted(times, reverse=True)[:TOP]
+    ]
 
 
 class _PerImage(torch.utils.data.Dataset[tuple[Tensor, ...]]):

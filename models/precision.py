@@ -49,11 +49,22 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Repeatable algorithms where they cost nothing: on the CPU. Restores what was set."""
-    if device.type != "cpu":
-        yield
-        return
+def training_algorithms(device: torch.device) -> Iterator[None]:
+    """Repeatable ones on the CPU, where they cost nothing; on a GPU the convolutions that cuDNN finds fastest by trial.
+
+    Restores what was set.
+    """
+    before = torch.backends.cudnn.benchmark
+    try:
+        torch.backends.cudnn.benchmark = before or device.type == "cuda"
+        with _deterministic() if device.type == "cpu" else nullcontext():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
     # torch's stubs do not know this switch; left on, every new tensor would be filled with NaN first.
     memory: Any = torch.utils.deterministic
     algorithms, filled = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory

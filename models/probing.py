@@ -18,7 +18,7 @@ from models.methods.spec import Augment, Learner, TrainingAttack
 from models.methods.supervised import accuracy, strike
 from models.methods.trades import TradesLearner
 from models.networks import Classifier, ImageModel, IncompatibleModelError, copy_backbone, initialize
-from models.precision import deterministic, pick_device, resolve_precision
+from models.precision import pick_device, resolve_precision, training_algorithms
 from models.probe_spec import ProbeParams
 from models.progress import Moment, Reporter
 from models.randomness import generator_for
@@ -71,7 +71,7 @@ def probe(
         attack_time=Stopwatch() if learner is None else learner.attack_time,
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
-    with deterministic(device):
+    with training_algorithms(device):
         result = optimize(task, reporter, checkpointing=checkpointing)
     if learner is None:
         del result["attack_share"]  # nothing is attacked here

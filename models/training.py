@@ -18,7 +18,7 @@ from models.loop import Average, Checkpointing, Task, Watch, optimize
 from models.measurement import accuracy_of, knn_accuracy
 from models.methods.spec import METHODS, Learner, Method
 from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
-from models.precision import Resolved, autocast, deterministic, pick_device, resolve_precision
+from models.precision import Resolved, autocast, pick_device, resolve_precision, training_algorithms
 from models.progress import Moment, Reporter
 from models.randomness import generator_for
 from models.specs import LabelledData, ModelCard, Spec, TrainingParams, held_out_size
@@ -87,7 +87,7 @@ def train(
         watch=_watch(params, published, held, images, steps_per_epoch=loader.steps_per_epoch, device=device),
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
-    with deterministic(device):
+    with training_algorithms(device):
         result = optimize(task, reporter, checkpointing=checkpointing)
     result |= {
         "precision": precision,

@@ -91,27 +91,24 @@ class Dataset:
 
 
 class ChannelMoments:
-    """Running sums of pixels and their squares a channel, exact in float64 up to 10^10 pixels."""
+    """Mean and spread of each channel, from how often each grey level occurs: exact, and an order faster than sums."""
 
     def __init__(self) -> None:
-        self._count = 0
-        self._sum: Tensor | None = None
-        self._squares: Tensor | None = None
+        self._counts: Tensor | None = None
 
     def add(self, images: Tensor) -> None:
         """Count uint8 images (N, C, H, W)."""
-        pixels = images.double().transpose(0, 1).flatten(1)
-        self._count += pixels.shape[1]
-        total, squares = pixels.sum(1), pixels.square().sum(1)
-        self._sum = total if self._sum is None else self._sum + total
-        self._squares = squares if self._squares is None else self._squares + squares
+        counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+        self._counts = counts if self._counts is None else self._counts + counts
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation a channel, pixels in [0, 1]."""
-        if self._sum is None or self._squares is None:
+        if self._counts is None:
             raise DataError("no images to measure")
-        mean = self._sum / self._count
-        variance = (self._squares / self._count - mean.square()).clamp(min=0)
+        levels = torch.arange(256, dtype=torch.float64)
+        pixels = self._counts.sum(1)
+        mean = (self._counts * levels).sum(1) / pixels
+        variance = ((self._counts * levels.square()).sum(1) / pixels - mean.square()).clamp(min=0)
         # A constant channel has no spread: half a grey level keeps the division by it finite.
         std = variance.sqrt().clamp(min=0.5)
         return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

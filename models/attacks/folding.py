@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node, Tracer
 from torch.fx.experimental.optimization import fuse
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.distributed import SynchronizedNorm
 from models.networks import ImageModel
@@ -52,13 +52,14 @@ def lightened(model: nn.Module) -> Iterator[None]:
     try:
         for part in model.modules():
             if isinstance(part, ImageModel) and part.backbone._compiled_call_impl is None:
-                for conv, norm in _pairs(part):
-                    changed += [conv, norm]
-                    _join(conv, norm)
+                pairs = list(_pairs(part))
+                changed += itertools.chain(*pairs)
+                if pairs:
+                    _join(*zip(*pairs, strict=True))
         yield
     finally:
         for layer in changed:
-            del layer.__dict__["forward"]
+            layer.__dict__.pop("forward", None)
 
 
 def _pairs(model: ImageModel) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -100,12 +101,32 @@ def _traced(backbone: nn.Module) -> list[tuple[str, str]]:
 
 
 @torch.no_grad()
-def _join(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _join(convs: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d]) -> None:
+    """What torch's ``fuse_conv_bn_weights`` computes, for all layers at once: one by one, some ten small operations a
+    layer would keep a GPU waiting for the processor that launches them.
+    """
+    means, variances, slopes, offsets = zip(*map(_statistics, norms), strict=True)
+    spreads = torch._foreach_sqrt(torch._foreach_add(variances, [norm.eps for norm in norms]))
+    scales = torch._foreach_div(slopes, spreads)
+    centres = [mean if conv.bias is None else mean - conv.bias for conv, mean in zip(convs, means, strict=True)]
+    biases = torch._foreach_sub(offsets, torch._foreach_mul(centres, scales))
+    weights = torch._foreach_mul([conv.weight for conv in convs], [scale.view(-1, 1, 1, 1) for scale in scales])
+    for conv, norm, weight, bias in zip(convs, norms, weights, biases, strict=True):
+        _replace(conv, norm, weight, bias)
+
+
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, and the scale and offset behind them."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None, "evaluation mode normalizes by running statistics"
-    fused = fuse_conv_bn_weights(conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias)
-    device = conv.weight.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else conv.weight.dtype
-    weight, bias = (value.detach().to(dtype) for value in fused)  # cast once, and not in every pass
+    if not norm.affine:
+        return mean, variance, torch.ones_like(mean), torch.zeros_like(mean)
+    return mean, variance, norm.weight, norm.bias
+
+
+def _replace(conv: nn.Conv2d, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -> None:
+    device = weight.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    weight, bias = weight.to(dtype), bias.to(dtype)  # once, and not in every pass
     conv.__dict__["forward"] = lambda images: conv._conv_forward(images, weight, bias)
     norm.__dict__["forward"] = lambda images: images

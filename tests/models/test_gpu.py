@@ -54,6 +54,8 @@ def test_two_epochs_lower_the_loss(
     assert losses[-1] < losses[0] - 0.08 * abs(losses[0])
     assert all(math.isfinite(value) for series in recorder.series.values() for value in series.values())
     assert outcome.result["precision"] == precision
+    assert 0 <= outcome.result["attack_share"] < 1
+    assert (outcome.result["attack_share"] > 0) == (case not in ("standard", "simclr"))
     assert all(value.device.type == "cpu" for value in outcome.model.state_dict().values())
     kind = METHODS[params(case).method].kind
     assert outcome.result["knn_accuracy" if kind == "pretrain" or "clusters" in case else "clean_accuracy"] > 0.2

@@ -36,7 +36,7 @@ def used(model: ImageModel) -> ImageModel:
     model = model.double().train()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            for value in (layer.weight.data, layer.bias.data):
+            for value in (layer.weight.data, layer.bias.data) if layer.affine else ():
                 value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=torch.float64))
     for _ in range(3):
         model(IMAGES)
@@ -108,6 +108,19 @@ def test_normalization_over_several_processes_is_folded_too() -> None:
         expected = gradient(model)
     backbone: Any = model.backbone
     backbone.bn = SynchronizedNorm.like(backbone.bn)
+    with under_attack(model):
+        assert folds(model) == 6
+        torch.testing.assert_close(gradient(model), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_convolutions_with_a_bias_and_normalization_without_weights_are_folded_too() -> None:
+    model = built("resnet18")
+    backbone: Any = model.backbone
+    backbone.stem = nn.Conv2d(3, 8, 3, padding=1)
+    backbone.bn = nn.BatchNorm2d(8, affine=False, eps=0.1)
+    model = used(model)
+    with frozen(model):
+        expected = gradient(model)
     with under_attack(model):
         assert folds(model) == 6
         torch.testing.assert_close(gradient(model), expected, rtol=1e-10, atol=1e-12)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ def main() -> None:
     rows.sort(key=least, reverse=True)  # what takes long comes first
     eps = perturbation_size(dataset.image_shape)
     on = machine(chosen.device)["processor"]
+    signal.signal(signal.SIGTERM, _end)
     with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
         home = chosen.home / "service"
         began = {
@@ -71,6 +74,13 @@ def main() -> None:
             print(json.dumps({"model": row["model"], **found}), flush=True)
             results.write_text(json.dumps(report, indent=2) + "\n")
     print(write_table(report))
+
+
+def _end(*_: object) -> None:
+    """With the processes that attack, which would go on for minutes."""
+    for child in active_children():
+        child.terminate()
+    sys.exit(143)
 
 
 def _dataset(archive: Path | None) -> Dataset:

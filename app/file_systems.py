@@ -57,7 +57,7 @@ def backend_errors() -> Iterator[None]:
         yield
     except (DomainError, FileNotFoundError):
         raise
-    except Exception as error:
+    except Exception as error:  # each backend of fsspec has errors of its own; it is logged and told
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         log.warning("the storage failed: %s: %s", type(error).__name__, error)

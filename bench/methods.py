@@ -223,9 +223,10 @@ class Jobs:
         return answer
 
     def _name(self, run: Run, part: str) -> str:
-        """A model's: letters, digits, dots and dashes."""
-        text = f"{run.way}-{part}-{run.fraction:g}-s{run.seed}-t{self._chosen.seconds:g}"
-        return "".join(one if (one.isascii() and one.isalnum()) or one in ".-" else "-" for one in text)[:100]
+        """A model's: letters, digits, dots and dashes; of a long way its beginning and a number of its own."""
+        way = run.way if len(run.way) <= 60 else f"{run.way[:50]}-{derive_seed(run.way) % 10**9}"
+        text = f"{way}-{part}-{run.fraction:g}-s{run.seed}-t{self._chosen.seconds:g}"
+        return "".join(one if (one.isascii() and one.isalnum()) or one in ".-" else "-" for one in text)
 
     def _done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The job once it has succeeded; the one that was submitted before with this very body, if there is one."""

@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from models.corruptions.spec import CORRUPTIONS, SEVERITIES
-from models.specs import EvaluationData, ModelRef, Seed, Spec
+from models.references import ModelRef
+from models.specs import EvaluationData, Seed, Spec
 
 CorruptionName = Annotated[str, Field(max_length=100)]
 Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]

@@ -13,7 +13,8 @@ from pydantic_core import InitErrorDetails
 from models.attacks.parsing import AnyAttack, detail, shown
 from models.attacks.spec import ATTACKS, AttackParams, BoundedParams
 from models.fields import Pixels, pixel_schema
-from models.specs import EvaluationData, ModelRef, Precision, Seed, Spec
+from models.references import ModelRef
+from models.specs import EvaluationData, Precision, Seed, Spec
 
 MAX_EXAMPLES = 64
 

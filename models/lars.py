@@ -16,11 +16,11 @@ _TINY = 1e-8
 class Lars(Optimizer):
     """SGD with momentum whose step for layer w is scaled by 0.001·‖w‖ / (‖g‖ + wd·‖w‖) (Algorithm 1).
 
-    Groups without weight decay (biases, normalization) take plain steps, as is usual in self-supervised learning.
+    Groups with ``adapted`` false (biases, normalization) take plain steps, as is usual in self-supervised learning.
     """
 
     def __init__(self, parameters: Iterable[Any], *, lr: float, momentum: float) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adapted": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # none is used here
@@ -32,7 +32,7 @@ class Lars(Optimizer):
 
     def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         decay = group["weight_decay"]
-        if decay:
+        if group["adapted"]:
             size = weight.norm()
             trust = TRUST * size / (gradient.norm() + decay * size + _TINY)
             # A layer of zeros has no size to be trusted.

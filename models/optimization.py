@@ -22,7 +22,8 @@ def build_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> 
             {"params": [one for one in everything if one.dim() <= 1], "weight_decay": 0.0},
         ]
     if spec.name == "lars":
-        return Lars(groups, lr=spec.lr, momentum=spec.momentum)
+        weights, others = groups
+        return Lars([weights, others | {"adapted": False}], lr=spec.lr, momentum=spec.momentum)
     if spec.name == "sgd":
         return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum)
     kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW

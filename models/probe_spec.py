@@ -7,16 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from models.methods.spec import TrainingAttack
-from models.specs import (
-    AugmentationSpec,
-    LabelledData,
-    ModelRef,
-    OptimizerSpec,
-    Precision,
-    ScheduleSpec,
-    Seed,
-    Spec,
-)
+from models.references import ModelRef
+from models.specs import AugmentationSpec, LabelledData, OptimizerSpec, Precision, ScheduleSpec, Seed, Spec, completed
 
 Mode = Literal["linear", "adversarial-linear", "adversarial-full"]
 
@@ -76,4 +68,12 @@ class ProbeParams(Spec):
     @field_validator("epochs", "optimizer", "schedule", mode="before")
     @classmethod
     def _usual(cls, value: Any, info: ValidationInfo) -> Any:
-        return _USUAL[info.data.get("mode", "linear")][str(info.field_name)] if value is None else value
+        usual = _USUAL[info.data.get("mode", "linear")][str(info.field_name)]
+        return usual if value is None else completed(value, usual)
+
+    @field_validator("attack")
+    @classmethod
+    def _climbing_what_the_mode_climbs(cls, attack: TrainingAttack, info: ValidationInfo) -> TrainingAttack:
+        if info.data.get("mode") == "adversarial-full" and (attack.name != "pgd" or not attack.random_start):
+            raise ValueError("adversarial-full climbs TRADES' divergence by pgd, always from a random start")
+        return attack

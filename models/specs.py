@@ -5,63 +5,55 @@ Perturbation sizes are given in pixels of [0, 1], as a number or as the fraction
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from models.fields import ClassName, JsonArray, Pixels, pixel_schema
+from models.references import ModelRef, Name
 
 
 class Spec(BaseModel):
-    """Base of every spec: unknown fields, NaN and infinity are refused, ``true`` and ``"1"`` are no numbers."""
+    """Base of every spec: unknown fields, NaN and infinity are refused, ``true`` and ``"1"`` are no numbers.
+
+    An object that is given in part is completed from the field's default, see :func:`completed`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: completed(given, cls._own(name)) for name, given in data.items()}
+
+    @classmethod
+    def _own(cls, name: str) -> Any:
+        field = cls.model_fields.get(name)
+        return field.get_default(call_default_factory=True) if field else None
+
+
+def completed(given: Any, own: Any) -> Any:
+    """``given``, an object of some fields, with what ``own``, a spec, sets of the others; anything else as it is.
+
+    Another ``name``, ``method`` or ``norm`` than the spec's brings its own defaults: nothing of LARS's suits SGD. An
+    ``eps`` brings the ``step_size``, which is a share of it.
+    """
+    if not isinstance(given, dict) or not isinstance(own, Spec):
+        return given
+    fields = {name: getattr(own, name) for name in own.model_fields_set}
+    if any(name in given and given[name] != getattr(own, name, None) for name in ("name", "method", "norm")):
+        return given
+    if "eps" in given:
+        fields.pop("step_size", None)
+    return fields | given
 
 
 MAX_VERSION = 2**31 - 1
 """Largest number of a model's version: a database's integer."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="seed of every random choice of the job")]
-
-
-class ModelReference:
-    """Marks a field whose text is ``name``, ``name@version`` or ``name@alias``: the service resolves it."""
-
-
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-ModelRef = Annotated[
-    str,
-    Field(min_length=1, max_length=220, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$"),
-    ModelReference(),
-]
-
-
-def model_references(spec: BaseModel) -> dict[str, str]:
-    """Every field of the spec, and of specs and lists inside it, that names a registered model: path → reference.
-
-    A path is a JSON pointer without its first slash (``model``, ``attacks/1/source``). Fields left null are left out.
-    """
-    return dict(_references(spec, ()))
-
-
-def _references(value: Any, path: tuple[str, ...], *, marked: bool = False) -> Iterator[tuple[str, str]]:
-    if isinstance(value, BaseModel):
-        for field, info in type(value).model_fields.items():
-            marks = _marked(info.annotation, info.metadata)
-            yield from _references(getattr(value, field), (*path, field), marked=marks)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _references(item, (*path, str(index)), marked=marked)
-    elif marked and isinstance(value, str):
-        yield "/".join(path), value
-
-
-def _marked(annotation: Any, metadata: list[Any]) -> bool:
-    inner = [*metadata, *getattr(annotation, "__metadata__", ())]
-    if any(isinstance(item, ModelReference) for item in inner):
-        return True
-    return any(_marked(argument, []) for argument in getattr(annotation, "__args__", ()))
 
 
 class TrainingData(Spec):
@@ -145,7 +137,7 @@ class ScheduleSpec(Spec):
         description="cosine: half a cosine down to 0; step: times `factor` at each of `milestones`; cyclic: a line up "
         "to the peak at `peak` of the training and a line down to 0",
     )
-    warmup_epochs: float = Field(0, ge=0, le=1000, description="epochs of linear warm-up from 0")
+    warmup_epochs: float = Field(0, ge=0, le=100_000, description="epochs of linear warm-up from 0")
     milestones: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], JsonArray] = Field(
         (100 / 110, 105 / 110), max_length=50, description="step alone: shares of the training at which the rate drops"
     )

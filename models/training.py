@@ -234,4 +234,8 @@ def _warnings(method: Method, params: TrainingParams, task: Task, *, steps: int)
                 "the learning rate never comes down: take fewer warmup_epochs",
             }
         )
+    worst = getattr(getattr(params, "objective", params), "weight_perturbation", None)
+    if worst is not None and worst.warmup_epochs >= params.epochs:
+        detail = f"weights are perturbed after {worst.warmup_epochs:g} epochs, and there were {params.epochs}: never"
+        warnings.append({"code": "weights-never-perturbed", "detail": detail})
     return warnings

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attacks.iterative import ascend
-from models.attacks.noise import BatchNoise
+from models.attacks.noise import BatchNoise, derive_seed
 from models.attacks.objectives import cross_entropy
 from models.attacks.threat import threat_model
-from models.data.images import ImageSet
+from models.data.images import ImageSet, subset
 from models.measurement import BATCH, features_of, knn_accuracy_between
 from models.networks import ImageModel, frozen
 from models.randomness import generator_for
@@ -39,7 +39,7 @@ class Validation:
     ) -> None:
         self._model = model
         self._held = held
-        self._bank = bank.take(torch.arange(min(len(bank), BANK)))
+        self._bank = subset(bank, BANK, seed=derive_seed(seed, "bank"))  # of every class
         self._spec = spec
         self._seed = seed
         self._device = device

@@ -22,7 +22,7 @@ from app.services import datasets, quotas
 from app.services.artifacts import Deposit
 from app.services.paging import make_cursor, read_cursor
 from models.data import DataError, UploadSummary, check_upload
-from models.specs import Name
+from models.references import Name
 
 router = APIRouter(prefix="/datasets", tags=["data sets"], route_class=StrictRoute)
 

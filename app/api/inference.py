@@ -28,7 +28,7 @@ from app.serving.decode import BadImageError
 from app.serving.engine import Served
 from app.serving.inference import Picture
 from app.settings import Settings
-from models.specs import ModelRef
+from models.references import ModelRef
 
 router = APIRouter(tags=["inference"], route_class=StrictRoute)
 

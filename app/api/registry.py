@@ -35,7 +35,8 @@ from app.schemas.problems import problem_responses
 from app.services import artifacts, models, quotas
 from app.services.artifacts import Deposit
 from models.checkpoints import CardError, CheckpointError, import_model, save_model
-from models.specs import ModelCard, Name
+from models.references import Name
+from models.specs import ModelCard
 
 log = logging.getLogger(__name__)
 

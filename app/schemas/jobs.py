@@ -16,7 +16,8 @@ from models.corruption_spec import CorruptionParams
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.probe_spec import ProbeParams
-from models.specs import Name, Spec, TrainingParams
+from models.references import Name
+from models.specs import Spec, TrainingParams
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^:\x00-\x1f]+$")]
 LabelValue = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f]*$")]

@@ -46,7 +46,7 @@ def misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVe
             detail = f"{version.reference} takes images {card.image_shape}; those of {data.name} are {data.image_shape}"
             yield {"pointer": f"/{field}", "detail": detail}
         elif _gives_labels(params, field) or isinstance(params, EvaluationParams | CorruptionParams | ProtocolParams):
-            yield from _classifier_misfits(field, version, card=card, data=data)
+            yield from _classifier_misfits(field, version, card=card, data=data, labelling=_relabels(params))
     if isinstance(params, TrainingParams):
         yield from _backbone_misfits(params, data, versions.get("init"))
 
@@ -59,8 +59,13 @@ def _gives_labels(params: Any, field: str) -> bool:
     return not clusters and METHODS[params.method].teacher != "simclr"
 
 
+def _relabels(params: Any) -> bool:
+    """Whether predictions stand where labels of the data do."""
+    return isinstance(params, TrainingParams) and METHODS[params.method].relabel is not None
+
+
 def _classifier_misfits(
-    field: str, version: ModelVersion, *, card: ModelCard, data: DatasetInfo
+    field: str, version: ModelVersion, *, card: ModelCard, data: DatasetInfo, labelling: bool
 ) -> Iterator[FieldError]:
     if card.kind != "classifier":
         detail = f"{version.reference} is an {card.kind}; a classifier is needed: POST /jobs/probe makes one from it"
@@ -70,6 +75,9 @@ def _classifier_misfits(
             f"{version.reference} tells {len(card.classes or ())} classes apart; {data.name} has {len(data.classes)}"
         )
         yield {"pointer": f"/{field}", "detail": detail}
+    elif labelling and tuple(card.classes or ()) != tuple(data.classes):
+        detail = f"the classes of {version.reference} have other names than those of {data.name}, or another order"
+        yield {"pointer": f"/{field}", "detail": f"{detail}: its predictions would be wrong labels"}
 
 
 def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVersion | None) -> Iterator[FieldError]:

@@ -11,7 +11,8 @@ from app.services.recipes import GREY_SIDE, TINY_SIDE, Preset, Recipe, cosine, r
 from models.attacks.parsing import AnyAttack
 from models.attacks.spec import AttackParams
 from models.methods.spec import METHODS
-from models.specs import LabelledData, Name, Seed, Spec, TrainingData, labelled_size
+from models.references import Name
+from models.specs import AugmentationSpec, LabelledData, Seed, Spec, TrainingData, labelled_size
 
 VALIDATED_FROM = 1000
 """Labelled images from which on some may be held out."""
@@ -70,8 +71,11 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
         **_role(chosen, method),
     }
     default_augmentation = fields["augmentation"].get_default(call_default_factory=True)
-    if default_augmentation.crop_area < 1 and max(data.image_shape[1:]) > TINY_SIDE:
-        body.pop("augmentation", None)  # contrastive methods that live from their strong one
+    if default_augmentation.crop_area < 1 and "augmentation" in body:
+        if max(data.image_shape[1:]) > TINY_SIDE:
+            del body["augmentation"]  # contrastive methods that live from their strong one
+        else:
+            body["augmentation"] = AugmentationSpec.model_validate(body["augmentation"]).model_dump()
     size = _size(params.dataset, data, method)
     if "batch_size" in body:
         body["batch_size"] = min(body["batch_size"], size)
@@ -83,7 +87,7 @@ def training_body(params: ProtocolParams, data: DatasetInfo, *, method: str) -> 
             body[field] = _sized(_like(default, body.get(field)), eps)
     if "objective" in fields:
         body["objective"] = objective_body(params, data, method=fields["objective"].get_default().method)
-    if chosen.looks is not None and _adversarial(method):
+    if chosen.looks is not None and _adversarial(method) and METHODS[method].defends:
         body["validation"] = _keeping_the_best(params.dataset, data, every_epochs=body["epochs"] / chosen.looks)
     return {name: value for name, value in body.items() if name in fields}
 

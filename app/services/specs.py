@@ -25,14 +25,8 @@ from models.corruption_spec import CorruptionParams
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
 from models.probe_spec import ProbeParams
-from models.specs import (
-    EvaluationData,
-    Name,
-    Spec,
-    TrainingData,
-    TrainingParams,
-    model_references,
-)
+from models.references import Name, model_references
+from models.specs import EvaluationData, Spec, TrainingData, TrainingParams
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=100)]
 LabelValue = Annotated[str, Field(max_length=500)]

@@ -11,7 +11,7 @@ from models.attacks.noise import Noise
 from models.attacks.parsing import AnyAttack, refusal
 from models.attacks.spec import ATTACKS, Attack, AttackParams, BoundedParams, Norm, SearchParams
 from models.attacks.victim import Victim
-from models.specs import ModelRef
+from models.references import ModelRef
 
 
 def _crafts(attack: Attack) -> bool:

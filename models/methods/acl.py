@@ -23,14 +23,17 @@ class ACLParams(ContrastiveParams):
     method: Literal["acl"] = Field("acl", description="name of the method; see GET /methods")
     streams: Streams = Field(
         "ds",
-        description="a2a: both views attacked; a2s: one of them; ds: a clean pair and an attacked pair, each with "
-        "batch normalization of its own, of which the attacked pair's is published",
+        description="a2a: both views attacked; a2s: one of them; ds: a clean pair and an attacked pair. Attacked views "
+        "and clean ones have batch normalization of their own, of which the attacked ones' is published",
     )
     attack: ContrastiveAttack = ContrastiveAttack()
 
 
 class ACLLearner(ContrastiveLearner):
-    """Minimizes ℓ(x₁', x₂') (a2a), ℓ(x₁', x₂) (a2s) or ½ [ℓ(x₁, x₂; norms n) + ℓ(x₁', x₂'; norms a)] (ds; Fig. 1)."""
+    """Minimizes ℓ(x₁', x₂') (a2a), ℓ(x₁', x₂) (a2s) or ½ [ℓ(x₁, x₂) + ℓ(x₁', x₂')] (ds; Fig. 1).
+
+    Attacked and clean views share all weights but batch normalization's.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class ACLLearner(ContrastiveLearner):
         super().__init__(encoder, augment, params)
         self._streams = streams
         self._attack = attack
-        self._clean_norms = AuxiliaryNorms(encoder) if streams == "ds" else None
+        self._clean_norms = None if streams == "a2a" else AuxiliaryNorms(encoder)
         if self._clean_norms is not None:
             self.modules = nn.ModuleDict(
                 {"encoder": encoder, "projection": self._projection, "clean_norms": self._clean_norms}
@@ -54,8 +57,9 @@ class ACLLearner(ContrastiveLearner):
         self, first: Tensor, second: Tensor, *, moment: Moment, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self._streams == "a2s":
-            attacked = self.attack_one(first, second, attack=self._attack, generator=generator)
-            return self.criterion(*self.embed(attacked, second)), {}
+            clean = self._clean_norms
+            attacked = self.attack_one(first, second, attack=self._attack, generator=generator, anchors_by=clean)
+            return self.criterion(*self.embed(attacked), *self.embed(second, by=clean)), {}
         moved = self.attack_both(first, second, attack=self._attack, generator=generator)
         adversarial = self.criterion(*self.embed(*moved))
         if self._clean_norms is None:

@@ -94,5 +94,6 @@ METHODS.add(
         build=build,
         paper="Xie et al. 2020, Adversarial examples improve image recognition, arXiv 1911.09665",
         formula="min CE(h(x; main norms), y) + CE(h(x'; auxiliary norms), y)",
+        defends=False,
     ),
 )

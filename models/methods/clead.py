@@ -16,7 +16,8 @@ from models.methods.clead_versions import VersionsLearner
 from models.methods.fading import Fading, FadingSpec
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel
-from models.specs import ModelRef, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
+from models.references import ModelRef
+from models.specs import OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
 
 Perturbation = Literal["contrastive", "pseudo-label-online", "pseudo-label-base"]
 

@@ -96,7 +96,7 @@ class CLeadLearner:
         return contrastive + online, {"contrastive_loss": contrastive.detach(), "online_head_loss": online.detach()}
 
     def remarks(self) -> list[dict[str, str]]:
-        return []
+        return self._fading.remarks() if self._fading else []
 
     def published(self) -> ImageModel:
         return self._encoder

@@ -15,7 +15,7 @@ from models.losses import NTXent
 from models.methods.attacking import climbing, under_attack
 from models.methods.chunks import in_chunks
 from models.methods.spec import Augment, TrainingAttack
-from models.networks import ImageModel, ProjectionHead, initialize
+from models.networks import ImageModel, ProjectionHead, frozen, initialize
 from models.progress import Moment
 from models.specs import SIMCLR, AugmentationSpec, OptimizerSpec, ProjectionSpec, ScheduleSpec, TrainingParams
 from models.stopwatch import Stopwatch
@@ -86,13 +86,25 @@ class ContrastiveLearner:
         return embedded
 
     def attack_one(
-        self, first: Tensor, second: Tensor, *, attack: ContrastiveAttack, generator: torch.Generator
+        self,
+        first: Tensor,
+        second: Tensor,
+        *,
+        attack: ContrastiveAttack,
+        generator: torch.Generator,
+        anchors_by: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """``first`` perturbed to raise its contrastive loss against ``second``, which stays as it is."""
-        with self.attack_time.running(first.device), under_attack(self.modules):
-            with torch.no_grad():
-                anchors = self.embed(second)
-            return self._climb((first,), lambda points: (*self.embed(points), *anchors), attack, generator=generator)[0]
+        """``first`` perturbed to raise its contrastive loss against ``second``, which stays as it is and is embedded
+        by ``anchors_by``, or the encoder.
+        """
+        with self.attack_time.running(first.device):
+            with frozen(self.modules), torch.no_grad():  # not folded: that would be with the encoder's own norms
+                anchors = self.embed(second, by=anchors_by)
+            with under_attack(self.modules):
+                (moved,) = self._climb(
+                    (first,), lambda points: (*self.embed(points), *anchors), attack, generator=generator
+                )
+        return moved
 
     def attack_both(
         self, first: Tensor, second: Tensor, *, attack: ContrastiveAttack, generator: torch.Generator

@@ -14,16 +14,16 @@ from models.methods.attacking import climbing, under_attack
 from models.methods.spec import METHODS, Augment, Learner, Method, TrainingAttack
 from models.networks import ImageModel, IncompatibleModelError, frozen, initialize
 from models.progress import Moment
-from models.specs import ModelRef, OptimizerSpec, ScheduleSpec, TrainingParams
+from models.references import ModelRef
+from models.specs import OptimizerSpec, ScheduleSpec, TrainingParams
 from models.stopwatch import Stopwatch
 
 
 class SimilarityAttack(TrainingAttack):
-    """Lowers the cosine between attacked and clean features, so no objective is to be chosen."""
+    """Lowers the cosine to the teacher's features, so no objective is to be chosen."""
 
     name: Literal["pgd"] = Field("pgd", description="pgd on the cosine of the features")
     steps: int = Field(5, ge=1, le=1_000, description="gradient steps")
-    random_start: Literal[True] = Field(True, description="always: at x' = x the cosine has no slope")
 
 
 class DeACLParams(TrainingParams):
@@ -41,9 +41,10 @@ class DeACLParams(TrainingParams):
 
 
 class DeACLLearner:
-    """Minimizes −cos(s(x), t(x)) − γ cos(s(x'), s(x)) over the student s, x' lowering cos(s(x'), s(x)).
+    """Minimizes −cos(s(x), t(x)) − γ cos(s(x'), s(x)) over the student s, x' lowering cos(s(x'), t(x)).
 
-    Features of different lengths are compared after a linear layer on the student's, which is dropped.
+    The attack is that of the authors' program. Features of different lengths are compared after a linear layer on the
+    student's, which is dropped.
     """
 
     def __init__(
@@ -80,24 +81,19 @@ class DeACLLearner:
         with torch.no_grad(), frozen(self._teacher):
             target = self._teacher.features(images).float()
         with self.attack_time.running(images.device):
-            attacked = self._perturb(images, generator=generator)
+            attacked = self._perturb(images, target, generator=generator)
         clean, moved = self._student.features(torch.cat((images, attacked))).float().chunk(2)
         distilled = functional.cosine_similarity(self._bridge(clean).float(), target).mean()
         stable = functional.cosine_similarity(moved, clean).mean()
         loss = -distilled - self._robustness * stable
         return loss, {"teacher_cosine": distilled.detach(), "attacked_cosine": stable.detach()}
 
-    def _perturb(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        attack = self._attack
-        with under_attack(self._student):
-            with torch.no_grad():
-                clean = self._student.features(images).float()
-            return climbing(
-                lambda points: -functional.cosine_similarity(self._student.features(points).float(), clean),
-                images,
-                attack=attack,
-                generator=generator,
-            )
+    def _perturb(self, images: Tensor, target: Tensor, *, generator: torch.Generator) -> Tensor:
+        def away(points: Tensor) -> Tensor:
+            return -functional.cosine_similarity(self._bridge(self._student.features(points)).float(), target)
+
+        with under_attack(self.modules):
+            return climbing(away, images, attack=self._attack, generator=generator)
 
     def remarks(self) -> list[dict[str, str]]:
         return []
@@ -122,7 +118,7 @@ METHODS.add(
         params=DeACLParams,
         build=build,
         paper="Zhang et al. 2022, Decoupled adversarial contrastive learning, arXiv 2207.10899",
-        formula="min −cos(s(x), t(x)) − γ cos(s(x'), s(x)), x' = argmin over B(x, ε) of cos(s(x'), s(x))",
+        formula="min −cos(s(x), t(x)) − γ cos(s(x'), s(x)), x' = argmin over B(x, ε) of cos(s(x'), t(x))",
         teacher="simclr",
     ),
 )

@@ -1,7 +1,7 @@
 """DynACL: ACL whose augmentation fades while the attacked pair gains weight (Luo et al. 2023, arXiv 2303.01289).
 
-Its second phase, ``++``, is a training by ``trades`` from the encoder, on pseudo-labels that k-means finds in its
-features: ``init`` and ``pseudo_labels`` of that method.
+Its second phase, ``++``, is a ``self-training`` by TRADES' objective from the encoder, on the clusters that k-means
+finds in its features.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class DynACLLearner(ACLLearner):
 
     def adversarial_weight(self, moment: Moment) -> float:
         return self.fading.adversarial_weight(moment)
+
+    def remarks(self) -> list[dict[str, str]]:
+        return self.fading.remarks()
 
 
 def build(params: DynACLParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:

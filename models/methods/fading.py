@@ -36,6 +36,13 @@ class Fading:
     def augmentation(self, moment: Moment) -> Augment:
         return Augmentation(self._strongest.weaker(self.strength(moment)))
 
+    def remarks(self) -> list[dict[str, str]]:
+        """A warning where there is nothing that could fade."""
+        if self._strongest.weaker(0) != self._strongest:
+            return []
+        detail = "crops and flips do not fade: give augmentation a crop_area below 1, jitter or gray"
+        return [{"code": "nothing-fades", "detail": detail}]
+
     def adversarial_weight(self, moment: Moment) -> float:
         """ω = λ (1 − strength), in [0, 1]."""
         return self._spec.reweighting * (1 - self.strength(moment))

@@ -74,9 +74,9 @@ class LASATLearner:
 
     def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy against targets that give the label its share and the other classes the rest."""
-        classes = logits.shape[1]
-        smoothing = (1 - self._label_confidence) * classes / (classes - 1)
-        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        share = self._label_confidence
+        targets = torch.full_like(logits, (1 - share) / (logits.shape[1] - 1))
+        return functional.cross_entropy(logits, targets.scatter_(1, labels.unsqueeze(1), share))
 
     def _attacked(
         self, images: Tensor, labels: Tensor, chosen: dict[str, Tensor], *, generator: torch.Generator

@@ -13,14 +13,15 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from sklearn.cluster import KMeans
 
-from models.data.images import ImageSet
+from models.data.images import DataError, ImageSet
 from models.measurement import features_of, predictions_of
 from models.methods.objectives import AnyObjective
 from models.methods.pgd_at import PGDATObjective
 from models.methods.spec import METHODS, Augment, Learner, Method, Objective
 from models.methods.supervised import SupervisedParams
 from models.networks import Classifier, ImageModel, IncompatibleModelError
-from models.specs import ModelRef, OptimizerSpec
+from models.references import ModelRef
+from models.specs import OptimizerSpec
 
 STARTS = 10
 """Of k-means, of which the best is taken."""
@@ -64,15 +65,18 @@ def relabel(
     assert base is not None, "the field is not optional"
     if params.pseudo_labels == "clusters":
         count = params.clusters or len(images.classes)
+        if count > len(images):
+            raise DataError(f"{count} clusters of {len(images)} images: ask for at most as many")
         features = features_of(base, images, device=device).cpu().double().numpy()
         found = KMeans(count, n_init=STARTS, random_state=params.seed % 2**32).fit_predict(features)
         names = tuple(f"cluster-{number}" for number in range(count))
         return ImageSet(images.images, torch.from_numpy(found).long(), names)
     if not isinstance(base, Classifier):
         raise IncompatibleModelError("pseudo-labels of a classifier need a classifier as base model; or take clusters")
-    if base.head.out_features != len(images.classes):
+    if base.card.classes != images.classes:
         raise IncompatibleModelError(
-            f"the base model tells {base.head.out_features} classes apart; the data has {len(images.classes)}"
+            f"the base model tells {base.head.out_features} classes apart; the data has {len(images.classes)}, "
+            "and they must have the same names in the same order"
         )
     labels = predictions_of(base, images, device=device)
     labels[known] = images.labels[known]

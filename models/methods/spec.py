@@ -71,7 +71,8 @@ class Method:
     method that trains the ``base_model`` which this one cannot do without. ``relabel(params, images, known=...,
     base=..., device=...)`` answers the images as they are trained on; ``known``: positions of those whose labels may
     be used. Without it the others are left out. ``objective``: the part of ``params`` that says what an adversarial
-    method minimizes, by which other methods can train, too.
+    method minimizes, by which other methods can train, too. ``defends``: false where an attack serves clean accuracy,
+    so that robust accuracy is no measure of the training.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Method:
     teacher: str | None = None
     relabel: Callable[..., ImageSet] | None = None
     objective: type[Objective] | None = None
+    defends: bool = True
 
 
 METHODS: Registry[Method] = Registry("method", package="models.methods")

@@ -70,6 +70,15 @@ def test_lars_is_timms() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
 
+def test_lars_adapts_without_weight_decay_too() -> None:
+    weight, bias = nn.Parameter(torch.ones(10, 10)), nn.Parameter(torch.ones(10))
+    optimizer = build_optimizer(OptimizerSpec(name="lars", lr=5, weight_decay=0), [weight, bias])
+    weight.grad, bias.grad = torch.ones(10, 10), torch.ones(10)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((10, 10), 1 - 5e-3))
+    torch.testing.assert_close(bias.detach(), torch.full((10,), -4.0))
+
+
 def test_lars_goes_on_from_its_state() -> None:
     weight = nn.Parameter(torch.ones(3, 3))
     spec = OptimizerSpec(name="lars", lr=1, weight_decay=0.1)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 from models.checkpoints import save_model
@@ -166,6 +167,14 @@ def test_an_adversarial_full_probe_trains_all_weights(encoder: Any, digits: Data
     )
 
 
+@pytest.mark.parametrize("attack", [{"name": "cw"}, {"random_start": False}])
+def test_an_adversarial_full_probe_takes_no_attack_that_it_would_not_run(attack: dict[str, Any]) -> None:
+    fields = {"model": "m", "dataset": {"name": "digits"}, "attack": attack}
+    with pytest.raises(ValidationError, match="climbs TRADES' divergence"):
+        ProbeParams.model_validate({**fields, "mode": "adversarial-full"})
+    ProbeParams.model_validate({**fields, "mode": "adversarial-linear"})
+
+
 def test_each_mode_has_its_fields_defaults() -> None:
     def defaults(mode: str, **given: Any) -> ProbeParams:
         return ProbeParams.model_validate({"model": "m", "dataset": {"name": "digits"}, "mode": mode, **given})
@@ -180,5 +189,8 @@ def test_each_mode_has_its_fields_defaults() -> None:
     )
     assert (full.epochs, full.optimizer.name, full.optimizer.lr, full.schedule.name) == (25, "sgd", 0.1, "step")
     assert defaults("adversarial-full", epochs=3).epochs == 3
+    slower = defaults("adversarial-full", optimizer={"lr": 0.01}).optimizer
+    assert (slower.name, slower.lr, slower.weight_decay) == ("sgd", 0.01, 5e-4)
+    assert defaults("adversarial-full", optimizer={"name": "adam"}).optimizer.weight_decay == 1e-4
     assert defaults("adversarial-full", epochs=None).model_dump() == full.model_dump()
     assert ProbeParams.model_validate(full.model_dump()) == full

@@ -151,6 +151,10 @@ def test_specs_that_teach_little_are_warned_about(digits: Dataset, tmp_path: Pat
     spec = params("clead", epochs=1, schedule={"warmup_epochs": 3}, dataset={"name": "digits", "subset": 64})
     codes = [warning["code"] for warning in run(spec, digits, tmp_path).result["warnings"]]
     assert codes == ["few-updates", "warmup-only"]
+    spec = params("pgd-at", epochs=1, weight_perturbation={"warmup_epochs": 1}, dataset=spec.dataset.model_dump())
+    assert [warning["code"] for warning in run(spec, digits, tmp_path).result["warnings"]] == [
+        "weights-never-perturbed"
+    ]
 
 
 def test_the_base_model_and_global_switches_are_left_alone(digits: Dataset, base: ImageModel, tmp_path: Path) -> None:

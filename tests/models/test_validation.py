@@ -123,6 +123,15 @@ def test_an_encoders_classes_are_told_apart_by_their_mean_features() -> None:
     assert set(told) == {"validation_knn_accuracy", PGD} and 0 <= told[PGD] <= 1
 
 
+def test_the_bank_is_of_every_class_though_the_images_are_sorted_by_class() -> None:
+    many = HELD.take(LABELS.argsort().repeat_interleave(200))
+    encoder = build_model(classifier().card.model_copy(update={"kind": "encoder", "classes": None}), seed=1)
+    made = Validation(encoder, HELD, many, spec=SPEC, seed=0, device=CPU)
+    counts = torch.bincount(made._bank.labels, minlength=10)
+    assert len(made._bank) == 2000 and torch.equal(counts > 0, torch.bincount(LABELS, minlength=10) > 0)
+    assert (counts / 2000 - torch.bincount(LABELS, minlength=10) / len(LABELS)).abs().max() < 1e-3
+
+
 def test_a_training_that_ends_early_says_so(digits: Dataset, tmp_path: Path) -> None:
     """Nothing is robust at this radius, so no look is better than the first."""
     fields = {

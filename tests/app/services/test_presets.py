@@ -62,6 +62,17 @@ def test_small_keeps_the_best_weights_of_adversarial_trainings(
     else:
         assert (looks["images"], looks["keep"], looks["eps"]) == (held, "best", 0.1)
     assert "validation" not in training_body(params, data, method="clead")
+    assert "validation" not in training_body(params, data, method="advprop"), "which is no defence"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_presets_body_is_taken_for_a_handful_of_labels(method: str, preset: Preset) -> None:
+    data = described("digits", (1, 8, 8), size=1437)
+    chosen = {"name": "digits", "labels_fraction": 0.01}
+    params = ProtocolParams.model_validate({"preset": preset, "dataset": chosen, "methods": [method]})
+    base = {"base_model": "teacher"} if METHODS[method].teacher else {}
+    METHODS[method].params.model_validate({**training_body(params, data, method=method), **base})
 
 
 @pytest.mark.parametrize("size", [1_000, 10_000, 50_000, 1_000_000])

@@ -49,6 +49,7 @@ def registered(database: Database) -> Database:
     register(database, "encoder", kind="encoder", classes=None)
     register(database, "colour", image_shape=[3, 32, 32], mean=[0.5] * 3, std=[0.2] * 3)
     register(database, "two", classes=["a", "b"])
+    register(database, "mixed", classes=list("1023456789"))
     return database
 
 
@@ -86,6 +87,7 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
         ("train", {"dataset": {"name": "digits", "labels_fraction": 0.02}}, ["/batch_size"]),
         ("train", {**SELF_TRAINING, "base_model": "encoder"}, ["/base_model"]),
         ("train", {**SELF_TRAINING, "base_model": "two"}, ["/base_model"]),
+        ("train", {**SELF_TRAINING, "base_model": "mixed"}, ["/base_model"]),
         ("train", {**SELF_TRAINING, "base_model": "colour", "pseudo_labels": "clusters"}, ["/base_model"]),
         ("train", {**SELF_TRAINING, "base_model": "net", "objective": {"method": "standard"}}, ["/objective/method"]),
         (

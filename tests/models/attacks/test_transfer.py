@@ -18,7 +18,7 @@ from models.attacks.victim import Tuning, Victim
 from models.evaluation import evaluate
 from models.evaluation_spec import EvaluationParams
 from models.progress import Silent
-from models.specs import model_references
+from models.references import model_references
 
 INNER = {"name": "pgd", "eps": 0.15, "steps": 8}
 

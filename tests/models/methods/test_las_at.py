@@ -27,8 +27,9 @@ STRATEGY: dict[str, Any] = {
 }
 
 
-def learner(**strategy: Any) -> LASATLearner:
+def learner(*, label_confidence: float = 0.7, **strategy: Any) -> LASATLearner:
     fields = {"dataset": {"name": "digits"}, "attack": {"eps": 0.1, "steps": 2}, "strategy": STRATEGY | strategy}
+    fields["label_confidence"] = label_confidence
     made = build(LASATParams.model_validate(fields), classifier(), base=None, augment=same)
     assert isinstance(made, LASATLearner)
     made.modules.train()
@@ -57,12 +58,13 @@ def test_each_image_is_attacked_as_chosen_for_it() -> None:
         torch.testing.assert_close(attacked[index : index + 1], point)
 
 
-def test_the_labels_share_of_the_target_is_the_one_asked_for() -> None:
+@pytest.mark.parametrize("share", [0.7, 0.05])
+def test_the_labels_share_of_the_target_is_the_one_asked_for(share: float) -> None:
     logits = torch.randn(5, 10, generator=seeded())
-    target = torch.full((5, 10), 0.3 / 9)
-    target[torch.arange(5), LABELS[:5]] = 0.7
+    target = torch.full((5, 10), (1 - share) / 9)
+    target[torch.arange(5), LABELS[:5]] = share
     expected = -(target * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(learner()._smoothed(logits, LABELS[:5]), expected)
+    torch.testing.assert_close(learner(label_confidence=share)._smoothed(logits, LABELS[:5]), expected)
 
 
 def test_the_likelihood_is_that_of_all_three_choices() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.data.images import ImageSet, labelled
+from models.data.images import DataError, ImageSet, labelled
 from models.methods.pgd_at import PGDATObjective
 from models.methods.self_training import SelfTrainingParams, relabel
 from models.methods.spec import METHODS
@@ -77,6 +77,12 @@ def test_a_base_model_that_cannot_give_labels_is_refused() -> None:
     two = card.model_copy(update={"kind": "classifier", "classes": ("a", "b")})
     with pytest.raises(IncompatibleModelError, match="tells 2 classes apart; the data has 10"):
         relabel(params(), DATA, known=torch.arange(2), base=build_model(two), device=CPU)
+    mixed = card.model_copy(update={"kind": "classifier", "classes": tuple(reversed(DATA.classes))})
+    with pytest.raises(IncompatibleModelError, match="the same names in the same order"):
+        relabel(params(), DATA, known=torch.arange(2), base=build_model(mixed), device=CPU)
+    with pytest.raises(DataError, match="2000 clusters of 24 images"):
+        many = params(pseudo_labels="clusters", clusters=2000)
+        relabel(many, DATA, known=torch.arange(2), base=classifier(), device=CPU)
 
 
 def test_a_fraction_of_the_labels_is_stratified_and_never_nothing() -> None:

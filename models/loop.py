@@ -1,4 +1,7 @@
-"""The loop that trainings and probes share: schedule, metrics, checkpoints, stopping, and resuming bit for bit."""
+"""The loop that trainings and probes share: schedule, metrics, checkpoints, stopping, and resuming.
+
+On one CPU a run that was interrupted ends bit for bit as one that was not.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.average import Average
 from models.checkpoints import CheckpointError, load_state, save_state
 from models.device_memory import cuda_memory, peak_memory
 from models.distributed import agreed, average_gradients, mean, rank
@@ -26,7 +29,7 @@ from models.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class DivergedError(ArithmeticError):
@@ -41,28 +44,6 @@ class Checkpointing:
     resume: Path | None = None
     seconds: float = 30.0
     steps: int | None = None
-
-
-class Average(nn.Module):
-    """Moving average of a model's weights, and its normalization statistics as they are (Tarvainen & Valpola 2017)."""
-
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
-        super().__init__()
-        self._model = [model]  # in a list: it is no part of this module
-        follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(model, multi_avg_fn=follow)
-
-    @property
-    def model(self) -> nn.Module:
-        return self._average.module
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """After every update."""
-        (model,) = self._model
-        self._average.update_parameters(model)
-        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            ours.copy_(theirs)
 
 
 @dataclass
@@ -87,7 +68,8 @@ class Task:
     """What is optimized. ``loss(moment)`` answers the scalar to minimize and further scalars worth a plot.
 
     ``modules`` is trained and saved; ``fingerprint`` identifies the spec and the data, so that a checkpoint of another
-    run is refused; ``stage`` is what progress reports call it; ``average``, if there is one, follows its model.
+    run is refused; ``stage`` is what progress reports call it; ``average``, if there is one, follows its model;
+    ``kept`` is what a resumed run has to take over, by :func:`kept_by`, since another machine might find it otherwise.
     """
 
     modules: nn.Module
@@ -102,6 +84,7 @@ class Task:
     attack_time: Stopwatch = field(default_factory=Stopwatch)
     average: Average | None = None
     watch: Watch | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -143,15 +126,17 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
         if agreed(reporter.should_stop):
             _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
             raise Stopped
-        began = time.perf_counter()
+        measured = done.step + 1 == second  # the first brings the libraries up
+        began = _now() if measured else 0.0
         total, count = done.losses if done.step % task.steps_per_epoch else (0.0, 0)
         done.losses = total + _update(task, optimizer, done.step, reporter=reporter, clock=clock), count + 1
         done.step += 1
-        if done.step == second:  # the first brings the libraries up
-            _foretell(task, done.step, seconds=time.perf_counter() - began, reporter=reporter)
-        if task.watch is not None and _has_seen_enough(task, task.watch, done, reporter=reporter):
+        if measured:
+            _foretell(task, done.step, seconds=_now() - began, reporter=reporter)
+        enough = task.watch is not None and _has_seen_enough(task, task.watch, done, reporter=reporter)
+        reporter.progress(done.step, done.step if enough else task.total, unit="step", stage=task.stage)
+        if enough:
             break
-        reporter.progress(done.step, task.total, unit="step", stage=task.stage)
         due = checkpointing.steps is not None and done.step % checkpointing.steps == 0
         if (due or time.monotonic() - saved_at >= checkpointing.seconds) and done.step < task.total:
             _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
@@ -159,6 +144,13 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
     if task.watch is not None and task.watch.weights is not None:
         task.watch.model.load_state_dict(task.watch.weights)
     return _figures(task, clock.read())
+
+
+def _now() -> float:
+    """Once a GPU has done what it was given."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _foretell(task: Task, step: int, *, seconds: float, reporter: Reporter) -> None:
@@ -270,6 +262,7 @@ def _save(
     state = {
         "version": STATE_VERSION,
         "fingerprint": task.fingerprint,
+        "kept": dict(task.kept),
         "progress": vars(done).copy(),
         "modules": task.modules.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -286,10 +279,23 @@ def _save(
         reporter.checkpoint(path, done.step)
 
 
-def _restore(path: Path, task: Task, optimizer: Optimizer) -> Progress:
+def kept_by(path: Path | None, *, fingerprint: str) -> dict[str, Any]:
+    """``Task.kept`` of the interrupted run whose resume checkpoint this is; of a new run, nothing.
+
+    Raises :class:`CheckpointError` for a checkpoint of another run.
+    """
+    return {} if path is None else dict(_state(path, fingerprint=fingerprint)["kept"])
+
+
+def _state(path: Path, *, fingerprint: str) -> dict[str, Any]:
     state = load_state(path)
-    if state.get("version") != STATE_VERSION or state.get("fingerprint") != task.fingerprint:
+    if state.get("version") != STATE_VERSION or state.get("fingerprint") != fingerprint:
         raise CheckpointError(f"{path.name} was written by a run of another spec, data set or program version")
+    return state
+
+
+def _restore(path: Path, task: Task, optimizer: Optimizer) -> Progress:
+    state = _state(path, fingerprint=task.fingerprint)
     task.modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
     if task.average is not None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from models.data.images import ImageSet
 from models.networks import ImageModel, frozen
+from models.precision import exact_float32
 
 BATCH = 500
 KNN_TEMPERATURE = 0.07
@@ -19,14 +20,14 @@ KNN_TEMPERATURE = 0.07
 @torch.no_grad()
 def features_of(model: ImageModel, images: ImageSet, *, device: torch.device) -> Tensor:
     """Features (N, D) in float32, on ``device``."""
-    with frozen(model):
+    with frozen(model), exact_float32(device):
         return torch.cat([model.features(chunk) for chunk in _chunks(images, device)])
 
 
 @torch.no_grad()
 def predictions_of(model: ImageModel, images: ImageSet, *, device: torch.device) -> Tensor:
     """Classes (N,) that a classifier gives the images, on the CPU."""
-    with frozen(model):
+    with frozen(model), exact_float32(device):
         return torch.cat([model(chunk).argmax(dim=1).cpu() for chunk in _chunks(images, device)])
 
 

@@ -12,13 +12,13 @@ from torch.nn import functional
 from models.attacks.noise import derive_seed
 from models.data.images import Dataset, ImageSet, labelled, subset
 from models.data.loader import Augmentation, Loader
-from models.loop import Checkpointing, Task, optimize
+from models.loop import Checkpointing, Task, kept_by, optimize
 from models.measurement import accuracy_of, features_of
 from models.methods.spec import Augment, Learner, TrainingAttack
 from models.methods.supervised import accuracy, strike
 from models.methods.trades import TradesLearner
 from models.networks import Classifier, ImageModel, IncompatibleModelError, copy_backbone, initialize
-from models.precision import pick_device, resolve_precision, training_algorithms
+from models.precision import exact_float32, pick_device, resolve_precision, training_algorithms
 from models.probe_spec import ProbeParams
 from models.progress import Moment, Reporter
 from models.randomness import generator_for
@@ -53,7 +53,10 @@ def probe(
     loader = Loader(images, params.batch_size, seed=params.seed, device=device)
     augment = Augmentation(params.augmentation)
     learner = _learner(params, model, augment)
-    precision = "float32" if learner is None else resolve_precision(params.precision, device)
+    run = fingerprint(params, dataset)
+    kept = kept_by(resume, fingerprint=run)
+    resolved = "float32" if learner is None else resolve_precision(params.precision, device)
+    precision = kept.get("precision", resolved)
     if learner is None:
         loss: Loss = _linear(params, model, images, loader, augment, device=device)
     else:
@@ -66,9 +69,10 @@ def probe(
         steps_per_epoch=loader.steps_per_epoch,
         epochs=params.epochs,
         batch_size=params.batch_size,
-        fingerprint=fingerprint(params, dataset, precision),
+        fingerprint=run,
         stage="probe",
         attack_time=Stopwatch() if learner is None else learner.attack_time,
+        kept={"precision": precision},
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
     with training_algorithms(device):
@@ -107,7 +111,7 @@ def _linear(
         else:
             pixels, labels = loader.batch(moment.step)
             generator = generator_for(params.seed, "step", moment.step, device=device)
-            with torch.no_grad():
+            with torch.no_grad(), exact_float32(device):
                 features = model.features(augment(pixels, generator))
         logits = model.head(features)
         return functional.cross_entropy(logits, labels), {"batch_accuracy": accuracy(logits, labels)}

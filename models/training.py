@@ -1,8 +1,9 @@
-"""Trainings by any registered method, repeatable and resumable: the same spec gives the same weights, bit for bit."""
+"""Trainings by any registered method, repeatable and resumable: on one CPU the same spec gives the same bits."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from models.attacks.noise import derive_seed
+from models.average import Average
 from models.data.images import DataError, Dataset, ImageSet, labelled, stratified, subset
 from models.data.loader import Augmentation, Loader
-from models.distributed import alone, rank, synchronize
-from models.loop import Average, Checkpointing, Task, Watch, optimize
+from models.distributed import agreed, alone, rank, synchronize
+from models.loop import Checkpointing, Task, Watch, kept_by, optimize
 from models.measurement import accuracy_of, knn_accuracy
 from models.methods.spec import METHODS, Learner, Method
 from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
@@ -60,7 +62,9 @@ def train(
     method = METHODS[params.method]
     base = base.to(device) if base is not None else None
     drawn = subset(dataset.train, params.dataset.subset, seed=params.dataset.seed)
-    images, held = _trained_on(drawn, method, params, base=base, device=device)
+    run = fingerprint(params, dataset)
+    kept = kept_by(resume, fingerprint=run)
+    images, held = _trained_on(drawn, method, params, base=base, device=device, kept=kept)
     augment = Augmentation(params.augmentation)
     model = _starting_model(method, params, dataset, classes=images.classes, init=init)
     learner = method.build(params, model, base=base, augment=augment)
@@ -71,7 +75,9 @@ def train(
         learner.published().backbone.compile()
     published = learner.published() if average is None else cast(ImageModel, average.model)
     loader = Loader(images, params.batch_size, seed=params.seed, device=device)
-    precision = resolve_precision(params.precision, device)
+    precision = kept.get("precision") or resolve_precision(params.precision, device)
+    if method.relabel is not None:
+        kept |= {"labels": images.labels, "classes": list(images.classes)}
     task = Task(
         modules=learner.modules,
         loss=Steps(learner, loader, seed=params.seed, precision=precision, device=device),
@@ -80,11 +86,12 @@ def train(
         steps_per_epoch=loader.steps_per_epoch,
         epochs=params.epochs,
         batch_size=params.batch_size,
-        fingerprint=fingerprint(params, dataset, precision),
+        fingerprint=run,
         stage=method.kind,
         attack_time=learner.attack_time,
         average=average,
         watch=_watch(params, published, held, images, steps_per_epoch=loader.steps_per_epoch, device=device),
+        kept=kept | {"precision": precision},
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
     with training_algorithms(device):
@@ -92,7 +99,7 @@ def train(
     result |= {
         "precision": precision,
         "images": len(images),
-        "warnings": _warnings(method, params, task, steps=result["steps"]) + learner.remarks(),
+        "warnings": _warnings(method, params, task, result, classes=len(dataset.classes)) + learner.remarks(),
     }
     if rank() == 0:
         with alone():
@@ -100,9 +107,9 @@ def train(
     return TrainingOutcome(published.cpu().eval(), result)
 
 
-def fingerprint(params: Spec, dataset: Dataset, *more: str) -> str:
-    """Identifies a run: its resolved spec, its data and what else its arithmetic depends on."""
-    return hashlib.sha256("\n".join((params.model_dump_json(), dataset.sha256, *more)).encode()).hexdigest()
+def fingerprint(params: Spec, dataset: Dataset) -> str:
+    """Identifies a run: its resolved spec and its data."""
+    return hashlib.sha256(f"{params.model_dump_json()}\n{dataset.sha256}".encode()).hexdigest()
 
 
 class Steps:
@@ -125,11 +132,18 @@ class Steps:
 
 
 def _trained_on(
-    images: ImageSet, method: Method, params: TrainingParams, *, base: ImageModel | None, device: torch.device
+    images: ImageSet,
+    method: Method,
+    params: TrainingParams,
+    *,
+    base: ImageModel | None,
+    device: torch.device,
+    kept: Mapping[str, Any],
 ) -> tuple[ImageSet, ImageSet]:
     """What is trained on, and the labelled images that are held out: none without a validation.
 
-    Of the images without a label, those are trained on that the method gives one to.
+    Of the images without a label, those are trained on that the method gives one to; ``kept``, of an interrupted run,
+    has the labels that it gave.
     """
     data = params.dataset
     fraction = data.labels_fraction if isinstance(data, LabelledData) else 1.0
@@ -141,11 +155,19 @@ def _trained_on(
     has_label[known] = True
     if method.relabel is None:
         return images.take((rest & has_label).nonzero().flatten()), images.take(known[held])
-    kept = rest.nonzero().flatten()
-    trained = method.relabel(
-        params, images.take(kept), known=has_label[kept].nonzero().flatten(), base=base, device=device
-    )
-    return trained, images.take(known[held])
+    taken = rest.nonzero().flatten()
+    chosen = images.take(taken)
+    if "labels" in kept:
+        labels, classes = kept["labels"], tuple(kept["classes"])
+    else:
+        has_label, relabel = has_label[taken], method.relabel
+
+        def found() -> tuple[Tensor, tuple[str, ...]]:
+            named = relabel(params, chosen, known=has_label.nonzero().flatten(), base=base, device=device)
+            return named.labels, named.classes
+
+        labels, classes = agreed(found)
+    return ImageSet(chosen.images, labels, classes), images.take(known[held])
 
 
 def _held_out(known: ImageSet, params: TrainingParams) -> Tensor:
@@ -212,8 +234,14 @@ def _measured(
     return {"knn_accuracy": knn_accuracy(model, images, device=device, seed=seed)}
 
 
-def _warnings(method: Method, params: TrainingParams, task: Task, *, steps: int) -> list[dict[str, str]]:
+def _warnings(
+    method: Method, params: TrainingParams, task: Task, result: Mapping[str, Any], *, classes: int
+) -> list[dict[str, str]]:
     warnings = []
+    steps, best = result["steps"], result.get(f"best_{PGD}", 1.0)
+    if params.validation is not None and params.validation.keep == "best" and best <= 1 / classes:
+        detail = f"the best look stood {best:.1%} under PGD, which is no more than guessing: what is published was "
+        warnings.append({"code": "best-by-chance", "detail": detail + 'chosen by chance; take keep "last"'})
     if steps < task.total and params.validation is not None:
         looks = params.validation.patience
         detail = f"ended after {steps} of {task.total} updates: {looks} looks brought nothing better"

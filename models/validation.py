@@ -15,6 +15,7 @@ from models.attacks.threat import threat_model
 from models.data.images import ImageSet, subset
 from models.measurement import BATCH, features_of, knn_accuracy_between
 from models.networks import ImageModel, frozen
+from models.precision import exact_float32
 from models.randomness import generator_for
 from models.specs import ValidationSpec
 
@@ -25,7 +26,7 @@ BANK = 2000
 
 
 class Validation:
-    """``validation()`` looks at ``model`` once: accuracies by name. The same model gives the same answer."""
+    """``validation()`` looks at ``model`` once: accuracies by name, on one CPU the same ones for the same model."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Validation:
 
     def __call__(self) -> dict[str, float]:
         """In float32 and eval mode, whatever mode the model is in."""
-        with torch.autocast(self._device.type, enabled=False), frozen(self._model):
+        with exact_float32(self._device), frozen(self._model):
             if self._model.card.kind == "classifier":
                 clean, robust = self._accuracies(self._model)
                 return {"validation_accuracy": clean, PGD: robust}

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -54,17 +54,28 @@ def crew(task: Task, *, pipe: Pipe) -> Iterator[torch.device]:
         with meeting(task, device, rank=0):
             try:
                 yield device
-            except RuntimeError as error:
-                # So torch says that another process does not answer any more. While they are still joined, a mate ends
-                # for a reason of its own alone, and not because this one has failed.
-                lost = next((mate for mate in mates if mate.failed(within=GRACE_SECONDS / len(mates))), None)
+            except BaseException as error:
+                lost = _lost(mates) if isinstance(error, RuntimeError) else None
+                _end(mates, over)  # before they part: NCCL would wait for those that wait for this one
                 if lost is None:
                     raise
                 raise LostProcessError(lost.cause()) from error
     finally:
-        over.set()
-        for mate in mates:
-            mate.kill()
+        _end(mates, over)
+
+
+def _lost(mates: Sequence[Mate]) -> Mate | None:
+    """The one that does not answer any more, as torch says by a RuntimeError, if there is one.
+
+    While they are still joined, a mate ends for a reason of its own alone, and not because this process has failed.
+    """
+    return next((mate for mate in mates if mate.failed(within=GRACE_SECONDS / len(mates))), None)
+
+
+def _end(mates: Sequence[Mate], over: threading.Event) -> None:
+    over.set()
+    for mate in mates:
+        mate.kill()
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def _gray(images: Tensor) -> Tensor:
 def _turned(turns: Tensor) -> Tensor:
     """Matrices (N, 3, 3) that turn the hue of RGB by ``turns`` (N,)."""
     to_yiq = torch.tensor(_TO_YIQ, dtype=torch.float64)
-    angle = 2 * math.pi * turns.double().cpu()
+    angle = 2 * math.pi * turns.cpu().double()  # Apple's GPUs have no float64
     turned = torch.eye(3, dtype=torch.float64).repeat(len(turns), 1, 1)
     turned[:, 1, 1], turned[:, 1, 2] = angle.cos(), -angle.sin()
     turned[:, 2, 1], turned[:, 2, 2] = angle.sin(), angle.cos()

@@ -60,6 +60,7 @@ def test_the_best_look_is_kept_and_patience_ends(
     assert task.watch is not None and task.watch.model.weight.item() == weight  # type: ignore[union-attr]
     assert (result["steps"], result["best_step"], result["best_score"]) == (steps, 4, 0.5)
     assert list(recorder.series["score"]) == list(range(2, steps + 1, 2))
+    assert (recorder.done, recorder.total) == (steps, steps), "an early end is an end"
 
 
 def test_the_final_loss_is_that_of_the_epoch_in_which_it_ended(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every registered method on real digits: it learns, it repeats itself, and it resumes bit for bit."""
 
+import copy
 import hashlib
 import math
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoints import CheckpointError, save_model
+from models import precision
+from models.checkpoints import CheckpointError, load_state, save_model
 from models.data import DataError, Dataset, load
 from models.loop import DivergedError
 from models.methods.spec import METHODS
@@ -109,6 +111,34 @@ def test_a_checkpoint_of_another_run_is_refused(digits: Dataset, tmp_path: Path)
         run(spec, digits, tmp_path, reporter=recorder)
     with pytest.raises(CheckpointError, match="another spec"):
         run(spec.model_copy(update={"epochs": 9}), digits, tmp_path, resume=recorder.checkpoints[0][0])
+
+
+def test_on_another_machine_a_run_goes_on_as_it_began(digits: Dataset, base: ImageModel, tmp_path: Path) -> None:
+    """One that has no bfloat16 of its own, or another base model's rounding, changes neither format nor labels."""
+    for case, changes in (("pgd-at", {}), ("self-training on clusters by trades", {})):
+        spec = params(case, dataset={"name": "digits", "subset": 160}, **changes)
+        recorder = Recorder(3)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(precision, "_computes_bfloat16", lambda device: True)
+            run(spec, digits, tmp_path, base=base, reporter=recorder)
+        ((path, _),) = recorder.checkpoints
+        other = copy.deepcopy(base)
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.neg_()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(precision, "_computes_bfloat16", lambda device: False)
+            result = run(spec, digits, tmp_path, base=other, resume=path).result
+        assert result["precision"] == "bfloat16" and result["steps"] == 10
+        if "clusters" in case:
+            state = load_state(path)["kept"]
+            assert len(state["labels"]) == 160 and state["classes"][-1] == "cluster-9"
+
+
+def test_weights_chosen_by_chance_are_told(digits: Dataset, tmp_path: Path) -> None:
+    hopeless = {"images": 30, "eps": 1, "steps": 2, "step_size": 1, "keep": "best"}
+    spec = params("standard", validation=hopeless, dataset={"name": "digits", "subset": 200})
+    assert "best-by-chance" in [warning["code"] for warning in run(spec, digits, tmp_path).result["warnings"]]
 
 
 def test_a_loss_that_explodes_names_its_step(digits: Dataset, tmp_path: Path) -> None:

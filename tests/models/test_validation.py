@@ -33,7 +33,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def split(digits: Dataset, **fields: Any) -> tuple[ImageSet, ImageSet]:
     method = METHODS[fields.get("method", "pgd-at")]
     params = method.params.model_validate({"dataset": {"name": "digits"}, "validation": {"images": 200}, **fields})
-    return _trained_on(digits.train, method, params, base=classifier().eval(), device=CPU)
+    return _trained_on(digits.train, method, params, base=classifier().eval(), device=CPU, kept={})
 
 
 def numbered(data: ImageSet, whole: ImageSet) -> set[int]:

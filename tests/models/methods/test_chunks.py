@@ -42,6 +42,19 @@ def test_outputs_gradients_and_statistics_are_those_of_the_passes(chunk_size: in
         torch.testing.assert_close(ours, theirs, msg=name)
 
 
+@pytest.mark.parametrize(("chunk_size", "largest"), [(10, 9), (24, 24), (3, 3), (2, 3)])
+def test_no_pass_is_larger_than_asked_for_and_none_is_empty(chunk_size: int, largest: int) -> None:
+    """Three views of 24 images: those of one image stay together."""
+    passes: list[int] = []
+
+    def network(images: Tensor) -> Tensor:
+        passes.append(len(images))
+        return images.flatten(1)
+
+    in_chunks(network, (*VIEWS, IMAGES), chunk_size=chunk_size, norms=nn.Identity())
+    assert sum(passes) == 72 and max(passes) == largest and min(passes) > 0
+
+
 def test_only_one_chunk_is_held_at_a_time() -> None:
     """The largest of its inner values, at once alive: those of a chunk, and not of the batch."""
     alive, most = 0, 0

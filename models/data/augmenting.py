@@ -21,7 +21,19 @@ RATIOS = (3 / 4, 4 / 3)
 DEVIATION = 0.4
 TURN = 0.1
 JITTERED = 0.8
-_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]).double()
+_HUE = (
+    _TO_YIQ.inverse()
+    @ torch.tensor(
+        [
+            [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
+            [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
+            [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        ]
+    ).double()
+    @ _TO_YIQ
+)
+"""Of RGB: what a turn of the hue leaves, and what it takes times its cosine and its sine."""
 
 
 def resized_crop(images: Tensor, generator: torch.Generator, *, smallest: float) -> Tensor:
@@ -94,9 +106,6 @@ def _gray(images: Tensor) -> Tensor:
 
 def _turned(turns: Tensor) -> Tensor:
     """Matrices (N, 3, 3) that turn the hue of RGB by ``turns`` (N,)."""
-    to_yiq = torch.tensor(_TO_YIQ, dtype=torch.float64)
-    angle = 2 * math.pi * turns.cpu().double()  # Apple's GPUs have no float64
-    turned = torch.eye(3, dtype=torch.float64).repeat(len(turns), 1, 1)
-    turned[:, 1, 1], turned[:, 1, 2] = angle.cos(), -angle.sin()
-    turned[:, 2, 1], turned[:, 2, 2] = angle.sin(), angle.cos()
-    return (to_yiq.inverse() @ turned @ to_yiq).to(turns)
+    angle = (2 * math.pi * turns).view(-1, 1, 1)
+    kept, along, across = _HUE.to(turns)
+    return kept + angle.cos() * along + angle.sin() * across

@@ -22,17 +22,12 @@ DEVIATION = 0.4
 TURN = 0.1
 JITTERED = 0.8
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]).double()
-_HUE = (
-    _TO_YIQ.inverse()
-    @ torch.tensor(
-        [
-            [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
-            [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
-            [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
-        ]
-    ).double()
-    @ _TO_YIQ
-)
+_PARTS = [
+    [[1.0, 0, 0], [0, 0, 0], [0, 0, 0]],
+    [[0.0, 0, 0], [0, 1, 0], [0, 0, 1]],
+    [[0.0, 0, 0], [0, 0, -1], [0, 1, 0]],
+]
+_HUE = _TO_YIQ.inverse() @ torch.tensor(_PARTS).double() @ _TO_YIQ
 """Of RGB: what a turn of the hue leaves, and what it takes times its cosine and its sine."""
 
 
@@ -108,4 +103,5 @@ def _turned(turns: Tensor) -> Tensor:
     """Matrices (N, 3, 3) that turn the hue of RGB by ``turns`` (N,)."""
     angle = (2 * math.pi * turns).view(-1, 1, 1)
     kept, along, across = _HUE.to(turns)
-    return kept + angle.cos() * along + angle.sin() * across
+    turned: Tensor = kept + angle.cos() * along + angle.sin() * across
+    return turned

@@ -65,7 +65,7 @@ def end(worker: Worker, claim: Claim, *, status: str, error: Mapping[str, Any] |
 
 
 def give_back(worker: Worker, claim: Claim, *, failure: str | None = None) -> None:
-    """Queue the job again (or fail it, if it died too often), for the next worker to go on with."""
+    """Queue the job again for the next worker to go on with, or end it: it died too often, or is to be cancelled."""
 
     def write(session: Session) -> list[Job] | None:
         attempts = worker.settings.max_attempts

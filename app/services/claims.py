@@ -208,17 +208,21 @@ def release(session: Session, claim: Claim, *, failure: str | None = None, max_a
     """Writing. Give the job back to the queue; another worker goes on from its last checkpoint.
 
     A graceful stop passes no ``failure``. With one, a death is counted, and a job that has died ``max_attempts`` times
-    without a new checkpoint in between fails with that cause. False if the claim is lost.
+    without a new checkpoint in between fails with that cause. A job that is to be cancelled is cancelled: nobody would
+    take it from the queue. False if the claim is lost; as for :func:`finish`, advance the parent of a job that ended.
     """
-    if failure is None:
-        values: dict[str, Any] = {}
-    else:
-        failures = session.scalar(select(Job.failures).where(Job.id == claim.job_id)) or 0
-        if failures + 1 >= max_attempts:
-            return finish(session, claim, status="failed", error=died_error(failures + 1, failure))
-        values = {"failures": failures + 1, "failure": failure}
-    released = _fenced(claim).values(status="queued", owner=None, lease_until=None, **values)
-    return _rows(session.execute(released)) == 1
+    if not holds(session, claim):
+        return False
+    job = session.get_one(Job, claim.job_id, populate_existing=True)
+    if job.cancel_requested:
+        return finish(session, claim, status="cancelled")
+    values: dict[str, Any] = {"status": "queued", "owner": None, "lease_until": None}
+    if failure is not None:
+        failures = job.failures + 1
+        if failures >= max_attempts:
+            return finish(session, claim, status="failed", error=died_error(failures, failure))
+        values |= {"failures": failures, "failure": failure}
+    return _rows(session.execute(_fenced(claim).values(**values))) == 1
 
 
 def claimable(session: Session, *, queues: Sequence[str], limit: int = 1) -> list[Job]:
@@ -231,7 +235,7 @@ def fail_exhausted(session: Session, *, max_attempts: int) -> list[Job]:
     """Writing. End the jobs whose worker died and which nobody may take up again.
 
     Those that died ``max_attempts`` times without a new checkpoint fail; those that were to be cancelled are cancelled.
-    Returns them; the caller advances their parents in the same transaction.
+    Returns them; their parents are advanced here.
     """
     dead = and_(UNFINISHED, Job.status == "running", Job.lease_until < epoch_now(), Job.queue.is_not(None))
     exhausted = or_(Job.failures + 1 >= max_attempts, Job.cancel_requested)

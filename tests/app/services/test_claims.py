@@ -212,6 +212,21 @@ def test_cancel_of_a_running_job_is_told_with_the_heartbeat(database: Database) 
     assert read(database, job_id).status == "cancelled"
 
 
+@pytest.mark.parametrize("failure", [None, "killed by SIGSEGV"])
+def test_a_job_given_back_after_its_cancel_is_cancelled(database: Database, failure: str | None) -> None:
+    """The cancel came after the last heartbeat, so its worker stopped or died for a reason of its own."""
+    job_id = add_job(database)
+    claim = must_take(database, job_id)
+    with database.writing() as session:
+        assert not claims.renew(session, claim, lease_seconds=30).cancel
+        assert jobs.cancel(session, job_id).status == "running"
+    with database.writing() as session:
+        assert claims.release(session, claim, failure=failure, max_attempts=1)
+    job = read(database, job_id)
+    assert (job.status, job.error, job.owner, job.lease_until) == ("cancelled", None, None, None)
+    assert job.finished_at is not None
+
+
 def test_a_cancelled_job_whose_worker_died_is_cancelled_and_not_run_again(database: Database) -> None:
     job_id = add_job(database)
     must_take(database, job_id)

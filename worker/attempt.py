@@ -18,7 +18,7 @@ from app.services.artifacts import Deposit
 from app.services.claims import Claim
 from app.storage import Artifact
 from worker.context import Worker
-from worker.inputs import prepare
+from worker.inputs import DeletedInputError, prepare
 from worker.lease import LeaseKeeper
 from worker.patience import patiently
 from worker.supervisor import Child, death_cause
@@ -73,6 +73,10 @@ class Attempt:
             return Ending("lost")  # no database for longer than the lease, or than a stop may take
         except StorageError as error:
             return Ending("lost") if self._lease.lost else without_storage(self._worker, error)
+        except DeletedInputError as error:
+            log.warning("job %s: %s", self._claim.job_id, error.detail)
+            problem = {"type": "about:blank", "title": "An input was deleted", "detail": error.detail}
+            return Ending("failed", error=problem)
         except (DomainError, OSError) as error:
             log.warning("job %s: its inputs could not be fetched", self._claim.job_id, exc_info=True)
             return Ending("died", cause=f"its inputs could not be fetched: {reason(error)}")

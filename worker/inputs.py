@@ -7,7 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from app.errors import NotFoundError
+from sqlalchemy.orm import Session
+
+from app.errors import DomainError, NotFoundError
+from app.records import ModelVersion
 from app.services import claims, datasets, models, shards
 from app.services.claims import Claim
 from app.storage import CorruptArtifactError, Storage
@@ -16,8 +19,18 @@ from worker.context import Worker
 log = logging.getLogger(__name__)
 
 
+class DeletedInputError(DomainError):
+    """The registry does not know a model that the job needs any more: no other attempt would find it.
+
+    Bytes that the storage has lost are another thing: it may have them again, or another worker may see them.
+    """
+
+
 def prepare(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, Any]:
-    """The child's task: the spec, and local paths of everything that it names. Raises DomainError, OSError."""
+    """The child's task: the spec, and local paths of everything that it names.
+
+    Raises :class:`DeletedInputError`, which is for good, and other DomainErrors and OSErrors.
+    """
     settings = worker.settings
     return {
         "kind": claim.kind,
@@ -39,7 +52,7 @@ def _fetch_models(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, di
     """Path in the spec → reference, path of the weights, and card, for each model that the spec names."""
     with worker.database.session() as session:
         named = models.references(claim.spec)
-        versions = {field: models.resolve(session, reference) for field, reference in named.items()}
+        versions = {field: _registered(session, reference) for field, reference in named.items()}
     weights = {
         sha256: str(worker.storage.fetch(sha256, folder / f"{sha256}.safetensors"))
         for sha256 in {version.sha256 for version in versions.values()}
@@ -48,6 +61,13 @@ def _fetch_models(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, di
         field: {"reference": version.reference, "path": weights[version.sha256], "card": version.card}
         for field, version in versions.items()
     }
+
+
+def _registered(session: Session, reference: str) -> ModelVersion:
+    try:
+        return models.resolve(session, reference)
+    except NotFoundError as error:
+        raise DeletedInputError(f"the model {reference}, which the job needs, was deleted") from error
 
 
 def _fetch_upload(worker: Worker, name: str) -> str | None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased, defer
 
 from app.errors import ConflictError, NotFoundError
 from app.records import FINAL, LISTED, Job, JobLabel
-from app.services import metrics, parents, views
+from app.services import metrics, models, parents, views
 from app.services.paging import DEFAULT_LIMIT, Page, make_cursor, read_cursor, take_limit
 from app.services.tokens import OPERATOR, Principal
 
@@ -108,7 +108,8 @@ def cancel(session: Session, job_id: str) -> Job:
 def resume(session: Session, job_id: str) -> Job:
     """Writing. Queue a failed or cancelled job again; it goes on from its last checkpoint. Else ConflictError.
 
-    Of a job whose children do the work, those that have not succeeded are queued again.
+    Of a job whose children do the work, those that have not succeeded are queued again. ConflictError, too, if a model
+    that any of them needs was deleted meanwhile.
     """
     job = _locked(session, job_id)
     if job.status not in ("failed", "cancelled"):
@@ -117,8 +118,18 @@ def resume(session: Session, job_id: str) -> Job:
         raise ConflictError(f"job {job.id} is a step of job {job.parent_id}; resume that one")
     if any(child.status == "running" for child in parents.children(session, job, lock=True)):
         raise ConflictError(f"steps of job {job.id} are still stopping; resume it when they have")
+    for reference in sorted(parents.needed_models(session, job)):
+        _require_model(session, job, reference)
     parents.reopen(session, job)
     return job
+
+
+def _require_model(session: Session, job: Job, reference: str) -> None:
+    try:
+        models.resolve(session, reference)
+    except NotFoundError:
+        detail = f"job {job.id} cannot go on: it needs the model {reference}, which was deleted"
+        raise ConflictError(detail) from None
 
 
 def _locked(session: Session, job_id: str) -> Job:

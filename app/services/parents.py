@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import DomainError
 from app.records import FINAL, Job, utc_now
+from app.services import models
 from app.services.parent_kind import ChildState, ParentKind
 from app.services.protocol import PROTOCOL
 from app.services.shards import SHARDED
@@ -194,6 +195,25 @@ def reopen(session: Session, job: Job) -> None:
         if child.status in ("failed", "cancelled"):
             reopen(session, child)
     advance(session, job.id)
+
+
+def needed_models(session: Session, job: Job) -> set[str]:
+    """References of the models that a failed or cancelled job goes on with.
+
+    Its own, those of the children that have not succeeded, and those that steps not added yet will take from others.
+    """
+    needed = set(models.references(job.spec).values())
+    if job.queue is not None:
+        return needed
+    below = {str(child.step_key): child for child in children(session, job)}
+    for child in below.values():
+        if child.status != "succeeded":
+            needed |= needed_models(session, child)
+    for step in KINDS[job.kind].steps(session, job):
+        if step.key not in below:
+            results = (below[need].result or {} for need in step.needs if need in below)
+            needed |= {str(result["model"]) for result in results if "model" in result}
+    return needed
 
 
 def states(session: Session, parent_ids: Sequence[str]) -> dict[str, list[ChildState]]:

@@ -13,7 +13,7 @@ from app.records import Job, MetricPoint, utc_now
 from app.records.session import CONNECTIONS, Database
 from app.settings import Settings
 from app.storage import Storage
-from tests.app.api.conftest import assert_problem, png, random_pixels, resources_of
+from tests.app.api.conftest import Register, assert_problem, make_model, png, random_pixels, resources_of
 from tests.app.api.test_submit import PRETRAIN
 
 
@@ -125,6 +125,14 @@ def test_cancel_and_resume(client: TestClient) -> None:
     resumed = client.post(f"/jobs/{job_id}/resume")
     assert (resumed.status_code, resumed.json()["status"]) == (202, "queued")
     assert_problem(client.post(f"/jobs/{job_id}/resume"), 409)
+
+
+def test_a_job_is_not_resumed_without_its_model(client: TestClient, register: Register) -> None:
+    body = {"model": register("net", make_model()), "dataset": {"name": "digits"}, "attacks": [{"name": "fgsm"}]}
+    job_id = client.post("/evaluate", json=body).json()["id"]
+    assert client.post(f"/jobs/{job_id}/cancel").status_code == 202
+    assert client.delete("/models/net/versions/1").status_code == 204
+    assert_problem(client.post(f"/jobs/{job_id}/resume"), 409, says="needs the model net@1, which was deleted")
 
 
 def test_examples_link_to_their_pictures(client: TestClient, database: Database, settings: Settings) -> None:

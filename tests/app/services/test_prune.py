@@ -89,6 +89,7 @@ def test_evidence_stays_until_its_evaluation_has_failed_for_long(house: House) -
     assert house.pruner(dry_run=True).checkpoints(older_than=WEEK) == Pruned(jobs=1, files=1, bytes=4)
     assert house.pruner().checkpoints(older_than=WEEK) == Pruned(jobs=1, files=1, bytes=4)
     assert house.named() == set()
+    house.register("net", b"the model that it evaluates")
     with house.database.writing() as session:
         resumed = jobs.resume(session, parent)
         shards = {child.step_key: child.status for child in parents.children(session, resumed)}

@@ -17,6 +17,7 @@ from models.backbones.spec import complete
 from models.corruption_spec import CorruptionParams
 from models.corruptions.spec import SMALLEST_SIDE
 from models.evaluation_spec import EvaluationParams
+from models.methods.self_training import cluster_names
 from models.methods.spec import METHODS
 from models.networks import IncompatibleModelError, build_model
 from models.probe_spec import ProbeParams
@@ -70,12 +71,15 @@ def _classifier_misfits(
     if card.kind != "classifier":
         detail = f"{version.reference} is an {card.kind}; a classifier is needed: POST /jobs/probe makes one from it"
         yield {"pointer": f"/{field}", "detail": detail}
-    elif len(card.classes or ()) != len(data.classes):
-        detail = (
-            f"{version.reference} tells {len(card.classes or ())} classes apart; {data.name} has {len(data.classes)}"
-        )
+        return
+    classes = card.classes or ()
+    if classes != data.classes and classes == cluster_names(len(classes)):
+        detail = f"{version.reference} tells clusters apart, not the classes of {data.name}"
+        yield {"pointer": f"/{field}", "detail": f"{detail}; POST /jobs/probe makes a classifier from it"}
+    elif len(classes) != len(data.classes):
+        detail = f"{version.reference} tells {len(classes)} classes apart; {data.name} has {len(data.classes)}"
         yield {"pointer": f"/{field}", "detail": detail}
-    elif labelling and tuple(card.classes or ()) != tuple(data.classes):
+    elif labelling and classes != data.classes:
         detail = f"the classes of {version.reference} have other names than those of {data.name}, or another order"
         yield {"pointer": f"/{field}", "detail": f"{detail}: its predictions would be wrong labels"}
 

@@ -58,6 +58,11 @@ class SelfTrainingParams(SupervisedParams):
         return pseudo_labels
 
 
+def cluster_names(count: int) -> tuple[str, ...]:
+    """The classes of a classifier that was trained on so many clusters."""
+    return tuple(f"cluster-{number}" for number in range(count))
+
+
 def relabel(
     params: SelfTrainingParams, images: ImageSet, *, known: torch.Tensor, base: ImageModel | None, device: torch.device
 ) -> ImageSet:
@@ -69,8 +74,7 @@ def relabel(
             raise DataError(f"{count} clusters of {len(images)} images: ask for at most as many")
         features = features_of(base, images, device=device).cpu().double().numpy()
         found = KMeans(count, n_init=STARTS, random_state=params.seed % 2**32).fit_predict(features)
-        names = tuple(f"cluster-{number}" for number in range(count))
-        return ImageSet(images.images, torch.from_numpy(found).long(), names)
+        return ImageSet(images.images, torch.from_numpy(found).long(), cluster_names(count))
     if not isinstance(base, Classifier):
         raise IncompatibleModelError("pseudo-labels of a classifier need a classifier as base model; or take clusters")
     if base.card.classes != images.classes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import InvalidSpecError
+from app.errors import FieldError, InvalidSpecError
 from app.records.session import Database
 from app.services import models, specs
 from app.services.presets import perturbation_size
@@ -16,6 +16,8 @@ SELF_TRAINING = {"method": "self-training", "dataset": {"name": "digits", "label
 """With labels for fewer images than a batch has."""
 TRAIN = {"method": "standard", "backbone": BACKBONE, "dataset": {"name": "digits"}, "batch_size": 64}
 EVALUATE = {"model": "net", "dataset": {"name": "digits"}, "attacks": [{"name": "pgd", "eps": "8/255"}]}
+
+TRANSFER = {"name": "transfer", "source": "clusters", "attack": {"name": "fgsm"}}
 
 
 def register(database: Database, name: str, **changes: Any) -> None:
@@ -37,10 +39,14 @@ def validate(database: Database, kind: str, body: dict[str, Any]) -> tuple[dict[
         return specs.validate(session, kind=kind, body=body)
 
 
-def pointers(database: Database, kind: str, body: dict[str, Any]) -> list[str]:
+def refused(database: Database, kind: str, body: dict[str, Any]) -> list[FieldError]:
     with pytest.raises(InvalidSpecError) as refusal:
         validate(database, kind, body)
-    return sorted(error["pointer"] for error in refusal.value.errors)
+    return refusal.value.errors
+
+
+def pointers(database: Database, kind: str, body: dict[str, Any]) -> list[str]:
+    return sorted(error["pointer"] for error in refused(database, kind, body))
 
 
 @pytest.fixture
@@ -50,6 +56,7 @@ def registered(database: Database) -> Database:
     register(database, "colour", image_shape=[3, 32, 32], mean=[0.5] * 3, std=[0.2] * 3)
     register(database, "two", classes=["a", "b"])
     register(database, "mixed", classes=list("1023456789"))
+    register(database, "clusters", classes=[f"cluster-{number}" for number in range(10)])
     return database
 
 
@@ -116,6 +123,27 @@ def test_what_cannot_run_is_refused_where_it_is_wrong(
 ) -> None:
     body = {**(TRAIN if kind == "train" else EVALUATE), **changes}
     assert pointers(registered, kind, body) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "pointer"),
+    [
+        ("evaluate", {"model": "clusters"}, "/model"),
+        ("evaluate", {"attacks": [TRANSFER]}, "/attacks/0/source"),
+        ("corruptions", {"model": "clusters"}, "/model"),
+        ("protocol", {"attacks": [TRANSFER]}, "/attacks/0/source"),
+        ("train", {**SELF_TRAINING, "base_model": "clusters"}, "/base_model"),
+    ],
+)
+def test_a_classifier_of_clusters_is_none_of_the_datas_classes(
+    registered: Database, kind: str, changes: dict[str, Any], pointer: str
+) -> None:
+    data = {"dataset": {"name": "digits"}}
+    body = {"train": TRAIN, "evaluate": EVALUATE, "corruptions": {**data, "corruptions": ["fog"]}, "protocol": data}
+    (error,) = refused(registered, kind, {**body[kind], **changes})
+    assert error["pointer"] == pointer
+    assert error["detail"].startswith("clusters@1 tells clusters apart, not the classes of digits; POST /jobs/probe")
+    assert validate(registered, "probe", {"model": "clusters", **data})[0]["model"] == "clusters@1"
 
 
 def test_what_needs_no_labels_takes_models_and_sizes_that_others_do_not(registered: Database) -> None:

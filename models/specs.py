@@ -190,7 +190,10 @@ class ValidationSpec(Spec):
     """
 
     images: int = Field(
-        500, ge=10, le=100_000, description="labelled training images to hold out, stratified; at most a fifth of them"
+        500,
+        ge=10,
+        le=100_000,
+        description="labelled training images to hold out, stratified; at least one a class, at most a fifth of them",
     )
     every_epochs: float = Field(1.0, gt=0, le=100_000, description="epochs between two looks")
     eps: Pixels = Field(
@@ -216,9 +219,14 @@ class ValidationSpec(Spec):
     )
 
 
+def most_held_out(known: int) -> int:
+    """Of so many labelled images a validation may take this many: a fifth."""
+    return known // 5
+
+
 def held_out_size(known: int, spec: ValidationSpec | None) -> int:
-    """How many of so many labelled images are held out: at most a fifth."""
-    return 0 if spec is None else min(spec.images, known // 5)
+    """How many of so many labelled images are held out."""
+    return 0 if spec is None else min(spec.images, most_held_out(known))
 
 
 class TrainingParams(Spec):

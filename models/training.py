@@ -177,8 +177,8 @@ def _held_out(known: ImageSet, params: TrainingParams) -> Tensor:
     count = held_out_size(len(known), params.validation)
     if count < len(known.classes):
         raise DataError(
-            f"a fifth of the {len(known)} labelled images is held out for validation, which is not one a class; "
-            "leave validation null"
+            f"{count} of the {len(known)} labelled images would be held out for validation, which is not one a class; "
+            "at most a fifth are: give more images, or leave validation null"
         )
     return stratified(known, count, seed=derive_seed(params.seed, "validation"))
 

@@ -17,12 +17,12 @@ from models.backbones.spec import complete
 from models.corruption_spec import CorruptionParams
 from models.corruptions.spec import SMALLEST_SIDE
 from models.evaluation_spec import EvaluationParams
-from models.methods.self_training import cluster_names
+from models.methods.self_training import SelfTrainingParams, cluster_names
 from models.methods.spec import METHODS
 from models.networks import IncompatibleModelError, build_model
 from models.probe_spec import ProbeParams
 from models.registry import UnknownNameError
-from models.specs import BackboneSpec, ModelCard, TrainingParams, held_out_size
+from models.specs import BackboneSpec, ModelCard, TrainingParams, ValidationSpec, held_out_size, most_held_out
 
 MAX_PARAMETERS = 4_000_000_000
 """Weights of a backbone, twice those of the largest known: more take a worker's memory for nothing."""
@@ -31,13 +31,7 @@ MAX_PARAMETERS = 4_000_000_000
 def misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVersion]) -> Iterator[FieldError]:
     """For each kind of ``params``; ``versions``: the models that it names, by field."""
     if isinstance(params, TrainingParams | ProbeParams):
-        size = known = training_size(params.dataset, data)
-        if isinstance(params, TrainingParams):
-            if METHODS[params.method].relabel is not None:
-                size = training_size(params.dataset.model_copy(update={"labels_fraction": 1.0}), data)
-            size -= held_out_size(known, params.validation)
-        if params.batch_size > size:
-            yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
+        yield from _size_misfits(params, data)
     if isinstance(params, CorruptionParams) and min(data.image_shape[1:]) < SMALLEST_SIDE:
         detail = f"images of {data.image_shape}; corruptions need at least {SMALLEST_SIDE} pixels a side"
         yield {"pointer": "/dataset/name", "detail": detail}
@@ -50,6 +44,30 @@ def misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVe
             yield from _classifier_misfits(field, version, card=card, data=data, labelling=_relabels(params))
     if isinstance(params, TrainingParams):
         yield from _backbone_misfits(params, data, versions.get("init"))
+
+
+def _size_misfits(params: TrainingParams | ProbeParams, data: DatasetInfo) -> Iterator[FieldError]:
+    size = known = training_size(params.dataset, data)
+    if isinstance(params, TrainingParams):
+        if METHODS[params.method].relabel is not None:
+            size = training_size(params.dataset.model_copy(update={"labels_fraction": 1.0}), data)
+        if params.validation is not None:
+            yield from _held_out_misfits(params.validation, known=known, classes=len(data.classes))
+        size -= held_out_size(known, params.validation)
+    if isinstance(params, SelfTrainingParams) and params.pseudo_labels == "clusters":
+        clusters = params.clusters or len(data.classes)
+        if clusters > size:
+            yield {"pointer": "/clusters", "detail": f"{clusters} clusters of {size} images; give 2 to {size}"}
+    if params.batch_size > size:
+        yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
+
+
+def _held_out_misfits(validation: ValidationSpec, *, known: int, classes: int) -> Iterator[FieldError]:
+    held, most = held_out_size(known, validation), most_held_out(known)
+    if held < classes:
+        detail = f"{held} of {known} labelled images would be held out, fewer than one for each of {classes} classes"
+        give = f"give {classes} to {most}" if classes <= most else "at most a fifth are: leave validation null"
+        yield {"pointer": "/validation/images", "detail": f"{detail}; {give}"}
 
 
 def _gives_labels(params: Any, field: str) -> bool:

@@ -12,7 +12,7 @@ from models.attacks.parsing import AnyAttack
 from models.attacks.spec import AttackParams
 from models.methods.spec import METHODS
 from models.references import Name
-from models.specs import AugmentationSpec, LabelledData, Seed, Spec, TrainingData, labelled_size
+from models.specs import AugmentationSpec, LabelledData, Seed, Spec, TrainingData, labelled_size, most_held_out
 
 VALIDATED_FROM = 1000
 """Labelled images from which on some may be held out."""
@@ -102,13 +102,15 @@ def objective_body(params: ProtocolParams, data: DatasetInfo, *, method: str) ->
 
 def _keeping_the_best(chosen: LabelledData, data: DatasetInfo, *, every_epochs: float) -> dict[str, Any] | None:
     """A training's ``validation`` by PGD at the radius of the images' size: against robust overfitting (Rice et al.
-    2020, arXiv 2002.11569). A tenth of the labelled images is held out, at most 500; None: too few have a label.
+    2020, arXiv 2002.11569). A tenth of the labelled images is held out, at most 500, but one a class; None: too few
+    have a label.
     """
     labelled = training_size(chosen, data)
-    if labelled < VALIDATED_FROM:
+    images = max(min(500, labelled // 10), len(data.classes))
+    if labelled < VALIDATED_FROM or images > most_held_out(labelled):
         return None
     eps = perturbation_size(data.image_shape)
-    looks = {"images": min(500, labelled // 10), "every_epochs": every_epochs, "keep": "best"}
+    looks = {"images": images, "every_epochs": every_epochs, "keep": "best"}
     return {**looks, "eps": eps, "step_size": eps / 4}
 
 

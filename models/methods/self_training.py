@@ -57,6 +57,13 @@ class SelfTrainingParams(SupervisedParams):
             raise ValueError("clusters are no classes to validate by; leave validation null")
         return pseudo_labels
 
+    @field_validator("clusters")
+    @classmethod
+    def _clusters_that_are_made(cls, clusters: int | None, info: ValidationInfo) -> int | None:
+        if clusters is not None and info.data.get("pseudo_labels") == "classifier":
+            raise ValueError('a classifier makes no clusters; leave it null, or give pseudo_labels "clusters"')
+        return clusters
+
 
 def cluster_names(count: int) -> tuple[str, ...]:
     """The classes of a classifier that was trained on so many clusters."""

@@ -73,7 +73,7 @@ def test_of_few_labels_a_fifth_is_held_out_and_no_other_label_is_used(digits: Da
     for image, label in zip(every.images, every.labels.tolist(), strict=True):
         place = places[tuple(image.flatten().tolist())]
         assert place not in where or label == true[place]
-    with pytest.raises(DataError, match="not one a class"):
+    with pytest.raises(DataError, match=r"5 of the 29 labelled images .* not one a class"):
         split(digits, dataset={"name": "digits", "labels_fraction": 0.02})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.services.datasets import DatasetInfo
+from app.services.fitting import misfits
 from app.services.presets import ProtocolParams, perturbation_size, training_body
 from app.services.recipes import Preset
 from models.methods.spec import METHODS
@@ -15,10 +16,15 @@ SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 
 PRESETS: tuple[Preset, ...] = ("quick", "small", "paper-resnet18")
 
 
-def described(name: str, image_shape: tuple[int, int, int], *, size: int) -> DatasetInfo:
-    classes = ("a", "b")
+def described(name: str, image_shape: tuple[int, int, int], *, size: int, classes: int = 2) -> DatasetInfo:
     return DatasetInfo(
-        name=name, source="", kind="upload", classes=classes, image_shape=image_shape, train_size=size, test_size=100
+        name=name,
+        source="",
+        kind="upload",
+        classes=tuple(map(str, range(classes))),
+        image_shape=image_shape,
+        train_size=size,
+        test_size=100,
     )
 
 
@@ -63,6 +69,20 @@ def test_small_keeps_the_best_weights_of_adversarial_trainings(
         assert (looks["images"], looks["keep"], looks["eps"]) == (held, "best", 0.1)
     assert "validation" not in training_body(params, data, method="clead")
     assert "validation" not in training_body(params, data, method="advprop"), "which is no defence"
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "held"), [(100, 1_000, 100), (200, 1_000, 200), (201, 1_000, None), (1_000, 50_000, 1_000)]
+)
+def test_small_holds_out_one_of_each_class_or_nothing(classes: int, size: int, held: int | None) -> None:
+    """And so few as its own training takes: at most a fifth."""
+    data = described("photos", (3, 32, 32), size=size, classes=classes)
+    for method in ("pgd-at", "self-training"):
+        asked = {"preset": "small", "dataset": {"name": "photos"}, "methods": [method]}
+        body = training_body(ProtocolParams.model_validate(asked), data, method=method)
+        assert (body["validation"] and body["validation"]["images"]) == held
+        params = METHODS[method].params.model_validate({**body, "base_model": "x"} if method != "pgd-at" else body)
+        assert [error["pointer"] for error in misfits(params, data, {})] == []
 
 
 @pytest.mark.parametrize("preset", PRESETS)

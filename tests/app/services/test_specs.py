@@ -8,15 +8,18 @@ import pytest
 
 from app.errors import FieldError, InvalidSpecError
 from app.records.session import Database
-from app.services import models, specs
+from app.services import fitting, models, specs
+from app.services.datasets import DatasetInfo
 from app.services.presets import perturbation_size
+from models.methods.spec import METHODS
 
 BACKBONE = {"name": "resnet18", "width": 4, "blocks": [1]}
 SELF_TRAINING = {"method": "self-training", "dataset": {"name": "digits", "labels_fraction": 0.02}}
 """With labels for fewer images than a batch has."""
 TRAIN = {"method": "standard", "backbone": BACKBONE, "dataset": {"name": "digits"}, "batch_size": 64}
 EVALUATE = {"model": "net", "dataset": {"name": "digits"}, "attacks": [{"name": "pgd", "eps": "8/255"}]}
-
+CLUSTERS = {"base_model": "encoder", "pseudo_labels": "clusters"}
+FEW = {**SELF_TRAINING, "base_model": "net", "dataset": {"name": "digits", "subset": 9}}
 TRANSFER = {"name": "transfer", "source": "clusters", "attack": {"name": "fgsm"}}
 
 
@@ -102,6 +105,10 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
             {**SELF_TRAINING, "base_model": "net", "objective": {"method": "fat", "beta": 1}},
             ["/objective/beta"],
         ),
+        ("train", {**SELF_TRAINING, **CLUSTERS, "clusters": 1438}, ["/clusters"]),
+        ("train", {**FEW, **CLUSTERS, "batch_size": 2}, ["/clusters"]),
+        ("train", {**SELF_TRAINING, "base_model": "net", "clusters": 10}, ["/clusters"]),
+        ("train", {**FEW, "batch_size": 2, "validation": {}}, ["/validation/images"]),
         ("train", {"backbone": {"name": "vgg"}}, ["/backbone/name"]),
         ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
         ("train", {"init": "none"}, ["/init"]),
@@ -144,6 +151,41 @@ def test_a_classifier_of_clusters_is_none_of_the_datas_classes(
     assert error["pointer"] == pointer
     assert error["detail"].startswith("clusters@1 tells clusters apart, not the classes of digits; POST /jobs/probe")
     assert validate(registered, "probe", {"model": "clusters", **data})[0]["model"] == "clusters@1"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "images", "says"),
+    [
+        (0.1, 10, None),
+        (0.034, 10, "9 of 49 labelled images would be held out, fewer than one for each of 10 classes; at most"),
+        (1.0, 10, None),
+    ],
+)
+def test_one_image_of_each_class_must_be_held_out(
+    registered: Database, fraction: float, images: int, says: str | None
+) -> None:
+    data = {"name": "digits", "labels_fraction": fraction}
+    body = {**TRAIN, "dataset": data, "batch_size": 16, "validation": {"images": images}}
+    if says is None:
+        assert validate(registered, "train", body)[0]["validation"]["images"] == images
+    else:
+        (error,) = refused(registered, "train", body)
+        assert error["pointer"] == "/validation/images" and error["detail"].startswith(says)
+
+
+def test_how_many_can_be_held_out_is_told() -> None:
+    data = DatasetInfo(
+        name="many",
+        source="",
+        kind="upload",
+        classes=tuple(map(str, range(100))),
+        image_shape=(3, 32, 32),
+        train_size=1000,
+        test_size=1,
+    )
+    body = {**TRAIN, "dataset": {"name": "many"}, "validation": {"images": 50}}
+    (error,) = fitting.misfits(METHODS["standard"].params.model_validate(body), data, {})
+    assert error["pointer"] == "/validation/images" and error["detail"].endswith("100 classes; give 100 to 200")
 
 
 def test_what_needs_no_labels_takes_models_and_sizes_that_others_do_not(registered: Database) -> None:

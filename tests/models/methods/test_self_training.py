@@ -85,6 +85,12 @@ def test_a_base_model_that_cannot_give_labels_is_refused() -> None:
         relabel(many, DATA, known=torch.arange(2), base=classifier(), device=CPU)
 
 
+def test_clusters_that_nobody_makes_are_refused() -> None:
+    with pytest.raises(ValidationError, match="a classifier makes no clusters"):
+        params(clusters=5)
+    assert params(clusters=None).pseudo_labels == "classifier"
+
+
 def test_a_fraction_of_the_labels_is_stratified_and_never_nothing() -> None:
     many = ImageSet(DATA.images.repeat(10, 1, 1, 1), LABELS.repeat(10), DATA.classes)
     found = labelled(many, 0.25, seed=1)

@@ -25,7 +25,7 @@ from models.registry import UnknownNameError
 from models.specs import BackboneSpec, ModelCard, TrainingParams, ValidationSpec, held_out_size, most_held_out
 
 MAX_PARAMETERS = 4_000_000_000
-"""Weights of a backbone, twice those of the largest known: more take a worker's memory for nothing."""
+"""Weights of all backbones of a training, twice those of the largest known: more take a worker's memory for nothing."""
 
 
 def misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVersion]) -> Iterator[FieldError]:
@@ -103,27 +103,48 @@ def _classifier_misfits(
 
 
 def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVersion | None) -> Iterator[FieldError]:
-    refusal = _builders_refusal(params.backbone, data.image_shape)
-    if refusal is not None:
-        yield refusal
-    elif init is not None and complete(ModelCard.model_validate(init.card).backbone) != complete(params.backbone):
+    sizes: dict[str, int] = {}
+    for pointer, backbone in _backbones(params):
+        built = _built(backbone, data.image_shape)
+        if isinstance(built, int):
+            sizes[pointer] = built
+        else:
+            yield {"pointer": pointer + built["pointer"], "detail": built["detail"]}
+    if sum(sizes.values()) > MAX_PARAMETERS:
+        largest = max(sizes, key=lambda pointer: sizes[pointer])
+        detail = f"{sum(sizes.values())} weights in all; at most {MAX_PARAMETERS} are accepted"
+        yield {"pointer": largest, "detail": detail}
+    elif "/backbone" in sizes and init is not None and _backbone_of(init) != complete(params.backbone):
         yield {"pointer": "/init", "detail": f"{init.reference} has another backbone: {init.card['backbone']}"}
 
 
+def _backbone_of(version: ModelVersion) -> BackboneSpec:
+    return complete(ModelCard.model_validate(version.card).backbone)
+
+
+def _backbones(value: Any, pointer: str = "") -> Iterator[tuple[str, BackboneSpec]]:
+    """Every backbone in a spec, and in specs and lists inside it, with its pointer."""
+    if isinstance(value, BackboneSpec):
+        yield pointer, value
+    elif isinstance(value, BaseModel):
+        for field in type(value).model_fields:
+            yield from _backbones(getattr(value, field), f"{pointer}/{field}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _backbones(item, f"{pointer}/{index}")
+
+
 @lru_cache(maxsize=1000)  # building takes longer than all the rest of a submission
-def _builders_refusal(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> FieldError | None:
-    """Build the network without memory: whatever its builder refuses is refused here."""
+def _built(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> int | FieldError:
+    """Weights of the network, built without memory; or its builder's refusal, with the pointer inside the spec."""
     channels = image_shape[0]
     card = ModelCard(
         kind="encoder", backbone=backbone, image_shape=image_shape, mean=(0.0,) * channels, std=(1.0,) * channels
     )
     try:
         with torch.device("meta"):
-            size = sum(weight.numel() for weight in build_model(card).parameters())
+            return sum(weight.numel() for weight in build_model(card).parameters())
     except UnknownNameError as error:
-        return {"pointer": "/backbone/name", "detail": str(error)}
+        return {"pointer": "/name", "detail": str(error)}
     except (IncompatibleModelError, ValueError) as error:
-        return {"pointer": "/backbone", "detail": str(error)}
-    if size > MAX_PARAMETERS:
-        return {"pointer": "/backbone", "detail": f"{size} weights; at most {MAX_PARAMETERS} are accepted"}
-    return None
+        return {"pointer": "", "detail": str(error)}

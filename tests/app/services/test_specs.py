@@ -20,6 +20,10 @@ TRAIN = {"method": "standard", "backbone": BACKBONE, "dataset": {"name": "digits
 EVALUATE = {"model": "net", "dataset": {"name": "digits"}, "attacks": [{"name": "pgd", "eps": "8/255"}]}
 CLUSTERS = {"base_model": "encoder", "pseudo_labels": "clusters"}
 FEW = {**SELF_TRAINING, "base_model": "net", "dataset": {"name": "digits", "subset": 9}}
+HUGE = {"name": "resnet50", "width": 1024}
+LARGE = {"name": "resnet18", "width": 1024}
+"""Accepted, but not twice."""
+LAS_AT = {"method": "las-at"}
 TRANSFER = {"name": "transfer", "source": "clusters", "attack": {"name": "fgsm"}}
 
 
@@ -111,6 +115,16 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
         ("train", {**FEW, "batch_size": 2, "validation": {}}, ["/validation/images"]),
         ("train", {"backbone": {"name": "vgg"}}, ["/backbone/name"]),
         ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
+        ("train", {**LAS_AT, "strategy": {"backbone": {"name": "vgg"}}}, ["/strategy/backbone/name"]),
+        ("train", {**LAS_AT, "strategy": {"backbone": {"name": "timm/vgg16", "width": 8}}}, ["/strategy/backbone"]),
+        ("train", {**LAS_AT, "strategy": {"backbone": HUGE}, "init": "two"}, ["/strategy/backbone"]),
+        (
+            "train",
+            {**SELF_TRAINING, "base_model": "net", "objective": {**LAS_AT, "strategy": {"backbone": {"name": "vgg"}}}},
+            ["/objective/strategy/backbone/name"],
+        ),
+        ("train", {"backbone": HUGE}, ["/backbone"]),
+        ("train", {**LAS_AT, "backbone": LARGE, "strategy": {"backbone": LARGE}}, ["/backbone"]),
         ("train", {"init": "none"}, ["/init"]),
         ("train", {"init": "colour"}, ["/init"]),
         ("train", {"init": "net", "backbone": {"name": "resnet18", "width": 8}}, ["/init"]),
@@ -186,6 +200,11 @@ def test_how_many_can_be_held_out_is_told() -> None:
     body = {**TRAIN, "dataset": {"name": "many"}, "validation": {"images": 50}}
     (error,) = fitting.misfits(METHODS["standard"].params.model_validate(body), data, {})
     assert error["pointer"] == "/validation/images" and error["detail"].endswith("100 classes; give 100 to 200")
+
+
+def test_a_large_backbone_is_accepted_beside_a_small_one(registered: Database) -> None:
+    body = {**TRAIN, **LAS_AT, "backbone": LARGE, "strategy": {"backbone": BACKBONE}}
+    assert validate(registered, "train", body)[0]["strategy"]["backbone"]["width"] == 4
 
 
 def test_what_needs_no_labels_takes_models_and_sizes_that_others_do_not(registered: Database) -> None:

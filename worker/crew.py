@@ -89,12 +89,16 @@ def meeting(task: Task, device: torch.device, *, rank: int) -> Iterator[None]:
 
 
 def own_device(task: Task, *, rank: int) -> torch.device:
-    """CUDA device number ``rank``; processes on CPUs share their cores. Raises :class:`TooFewDevicesError`.
+    """CUDA device number ``rank``; processes on CPUs share the cores, of which each has one at least.
 
-    A worker that was given one device by its number has that one alone.
+    A worker that was given one device by its number has that one alone. Raises :class:`TooFewDevicesError`.
     """
     device = pick_device(task.device)
     if device.type == "cpu":
+        if task.devices > cores():
+            raise TooFewDevicesError(
+                f"the job asks for {task.devices} devices; on CPUs each takes a core, and this worker has {cores()}"
+            )
         torch.set_num_threads(max(1, task.threads // task.devices))
         return device
     there = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
@@ -102,6 +106,11 @@ def own_device(task: Task, *, rank: int) -> torch.device:
         raise TooFewDevicesError(f"the job asks for {task.devices} devices; this worker has {there}")
     torch.cuda.set_device(rank)
     return torch.device("cuda", rank)
+
+
+def cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Mate:

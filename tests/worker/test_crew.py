@@ -1,10 +1,11 @@
-"""Whose failure it was, when one of a job's processes fails while the others wait for it."""
+"""Several processes for one job: whose failure it was when one fails, and that there are not more than cores."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from models.methods.spec import METHODS
 from models.progress import Silent
 from tests.system.trainings import ENDLESS
-from worker.crew import crew
+from worker.crew import TooFewDevicesError, cores, crew
 from worker.pipe import Pipe
 from worker.runs import train_as
 from worker.task import Task
@@ -23,12 +24,31 @@ class Greedy(Silent):
         raise torch.OutOfMemoryError("the first process itself")
 
 
-def test_the_first_process_fails_for_its_own_reason(tmp_path: Path) -> None:
+def task_of(folder: Path, *, devices: int) -> Task:
     asked = {name: value for name, value in ENDLESS.items() if name != "register_as"}
-    spec = METHODS["clead"].params.model_validate({**asked, "devices": 2})
-    fields = {"kind": "pretrain", "spec": json.loads(spec.model_dump_json()), "folder": str(tmp_path)}
-    fields |= {"data_root": str(tmp_path), "device": "cpu", "threads": 2, "checkpoint_seconds": 30.0, "models": {}}
-    task = Task.parse(fields | {"upload": None, "resume": None, "evidence": ()})
+    spec = METHODS["clead"].params.model_validate({**asked, "batch_size": 64, "devices": devices})
+    fields = {"kind": "pretrain", "spec": json.loads(spec.model_dump_json()), "folder": str(folder)}
+    fields |= {"data_root": str(folder), "device": "cpu", "threads": 2, "checkpoint_seconds": 30.0, "models": {}}
+    return Task.parse(fields | {"upload": None, "resume": None, "evidence": ()})
+
+
+@pytest.mark.skipif(cores() < 2, reason="two processes need two cores")
+def test_the_first_process_fails_for_its_own_reason(tmp_path: Path) -> None:
+    task = task_of(tmp_path, devices=2)
     own = pytest.raises(torch.OutOfMemoryError, match="the first process itself")
     with own, crew(task, pipe=cast(Pipe, None)) as device:
         train_as(task, task.dataset(Silent()), Greedy(), device=device)
+
+
+@pytest.mark.parametrize(("mine", "asked"), [(1, 2), (2, 64)])
+def test_processes_on_cpus_are_not_more_than_cores(
+    mine: int, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes the memory of a whole training; cores are those that the process may run on."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(mine)), raising=False)
+    started: list[Any] = []
+    monkeypatch.setattr("worker.crew.Mate", started.append)
+    refused = pytest.raises(TooFewDevicesError, match=f"asks for {asked} devices; on CPUs .* this worker has {mine}$")
+    with refused, crew(task_of(tmp_path, devices=asked), pipe=cast(Pipe, None)):
+        pass
+    assert not started

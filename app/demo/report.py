@@ -18,7 +18,7 @@ COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD", "cw-linf": "CW-Linf"}
 def write(home: Path, *, job: dict[str, Any], classified: list[dict[str, Any]]) -> list[Path]:
     """Write ``report.json``, ``report.md`` and ``report.html`` into ``home``; returns their paths."""
     result = job["result"]
-    fields = ("method", "model", *COLUMNS, "ci95", "seconds", "evaluation")
+    fields = ("method", "model", *COLUMNS, "ci95", "seconds", "evaluation", "warnings")
     data = {
         "job": job["id"],
         "finished_at": job["finished_at"],

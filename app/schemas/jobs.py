@@ -134,10 +134,11 @@ class JobView(BaseModel):
         None,
         description=(
             "what came out; null until the job succeeded. A training: `model`, `images_per_second`, `final_loss`, …; "
-            "a probe: `model`, `clean_accuracy`; an evaluation: `clean_accuracy`, `attacks` with `robust_accuracy`, "
-            "`ci95`, `success_rate`, …, and `warnings` with `code`, `detail` (the evidence) and `advice`; "
+            "a probe: `model`, `clean_accuracy`; both have `warnings` with `code` and `detail`; "
+            "an evaluation: `clean_accuracy`, `attacks` with `robust_accuracy`, `ci95`, `success_rate`, …, and "
+            "`warnings` with `code`, `detail` (the evidence) and `advice`; "
             "corruptions: `mean_corruption_accuracy`, `corruptions`, `severities`; "
-            "a protocol: `rows` and `protocol`. Accuracies are fractions in [0, 1]"
+            "a protocol: `protocol`, and `rows` with the `warnings` of their steps. Accuracies are fractions in [0, 1]"
         ),
     )
     error: dict[str, Any] | None = Field(None, description="a problem object that says why the job failed")

@@ -124,7 +124,8 @@ def attack_names(attacks: Sequence[Mapping[str, Any]]) -> list[str]:
 def protocol_result(plan: Sequence[Step], jobs: Mapping[str, Job], *, seed: int) -> dict[str, Any]:
     """The result of a protocol job, from its finished children by step key: a row a method.
 
-    ``seconds`` is the time of the method's training steps, from claim to end, pretraining and probe included.
+    ``seconds`` is the time of the method's training steps, from claim to end, pretraining and probe included;
+    ``warnings`` are those of all its steps, without the advice of the evaluation's, which that job has.
     """
     rows = []
     for step in plan:
@@ -133,17 +134,24 @@ def protocol_result(plan: Sequence[Step], jobs: Mapping[str, Job], *, seed: int)
         job = jobs[step.key]
         result: dict[str, Any] = job.result or {}
         names = attack_names(result["attacks"])
-        training = [jobs[other.key] for other in plan if other.method == step.method and other.kind != "evaluate"]
+        own = {other.key: jobs[other.key] for other in plan if other.method == step.method}
         row = {"method": step.method, "model": result["model"], "clean": result["clean_accuracy"]}
         row |= {name: attack["robust_accuracy"] for name, attack in zip(names, result["attacks"], strict=True)}
-        row["seconds"] = sum(_seconds(other) for other in training)
+        row["seconds"] = sum(_seconds(other) for key, other in own.items() if key != step.key)
         row["ci95"] = {name: attack["ci95"] for name, attack in zip(names, result["attacks"], strict=True)}
         if "clean_ci95" in result:
             row["ci95"]["clean"] = result["clean_ci95"]
         row["evaluation"] = job.id
+        row["warnings"] = [warning for key, other in own.items() for warning in _warnings(other, step=key)]
         rows.append(row)
         first = result
     return {"rows": rows, "protocol": _conditions(first, seed=seed)}
+
+
+def _warnings(job: Job, *, step: str) -> list[dict[str, str]]:
+    """Of one step's result: which step warned, the code and the evidence."""
+    warnings = (job.result or {}).get("warnings", [])
+    return [{"step": step, "code": warning["code"], "detail": warning["detail"]} for warning in warnings]
 
 
 def _conditions(result: Mapping[str, Any], *, seed: int) -> dict[str, Any]:

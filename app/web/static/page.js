@@ -66,7 +66,10 @@ function resultOf(job) {
   for (const row of result.rows || []) {
     const robust = typeof row.pgd === "number" ? ` · PGD ${percent(row.pgd)}` : "";
     const clean = typeof row.clean === "number" ? `clean ${percent(row.clean)}` : "";
-    chips.push(chip(`${row.method}: ${clean}${robust}`));
+    const warnings = row.warnings || [];
+    const warned = warnings.length ? ` · ⚠ ${warnings.length}` : "";
+    const details = warnings.map((warning) => `${warning.step}: ${warning.code}: ${warning.detail}`).join("\n");
+    chips.push(chip(`${row.method}: ${clean}${robust}${warned}`, details));
   }
   return chips;
 }

@@ -51,6 +51,7 @@ def evaluation_result(claim: Claim, *, robust: float) -> dict[str, Any]:
         "clean_accuracy": 0.9,
         "clean_ci95": [0.8, 0.95],
         "attacks": attacks,
+        "warnings": [{"code": "few-images", "detail": "9 images", "advice": "take more"}],
     }
 
 
@@ -75,7 +76,7 @@ def succeed(database: Database, job: Job, *, robust: float = 0.1) -> None:
             version = models.register_version(
                 session, name=claim.register_as, sha256="0" * 64, size=1, card=card, job_id=claim.job_id
             )
-            result = {"model": version.reference}
+            result = {"model": version.reference, "warnings": [{"code": f"of-a-{claim.kind}", "detail": "why"}]}
         assert claims.finish(session, claim, status="succeeded", result=result)
         assert claim.parent_id is not None
         parents.advance(session, claim.parent_id)
@@ -109,6 +110,11 @@ def test_steps_appear_when_their_inputs_are_ready_and_the_last_one_ends_the_pare
     row = job.result["rows"][1]
     assert (row["model"], row["clean"], row["pgd"], row["pgd-100"]) == ("digits-clead@1", 0.9, 0.45, 0.45)
     assert set(row["ci95"]) == {"clean", "fgsm", "pgd", "cw-linf", "pgd-100"}
+    assert row["warnings"] == [
+        {"step": "pretrain:clead", "code": "of-a-pretrain", "detail": "why"},
+        {"step": "probe:clead", "code": "of-a-probe", "detail": "why"},
+        {"step": "evaluate:clead", "code": "few-images", "detail": "9 images"},
+    ]
     assert job.result["protocol"] == {
         "threat_model": "white-box",
         "norm": "linf",

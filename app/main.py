@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from types import ModuleType
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import OperationalError
 from starlette.types import ASGIApp
@@ -18,10 +18,11 @@ from app import logs, problems
 from app.api import access, catalog, datasets, documentation, events, inference, jobs, operations, pictures, registry
 from app.api.dependencies import Resources
 from app.api.request_log import RequestLog
-from app.api.requests import BodyLimit, body_limits
+from app.api.requests import BodyLimit, body_limits, refuse_unknown_query
 from app.api.responses import NoSniffing
 from app.api.telemetry import Telemetry
 from app.records.session import Database
+from app.schemas.problems import problem_responses
 from app.security import Scope
 from app.settings import Settings
 from app.web import pages
@@ -101,8 +102,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     documentation.install(app)
     app.add_middleware(BodyLimit, limit_of=body_limits(settings))
     app.add_middleware(NoSniffing)
+    responses = access.RESPONSES | problem_responses(422)
     for module, scope in ROUTERS.items():
-        app.include_router(module.router, dependencies=[access.needs(scope)], responses=access.RESPONSES)
+        checks = [access.needs(scope), Depends(refuse_unknown_query)]
+        app.include_router(module.router, dependencies=checks, responses=responses)
     app.include_router(operations.router)
     app.include_router(pages.router)
     pages.mount_static(app)

@@ -13,8 +13,9 @@ DESCRIPTION = """\
 Robust image classification as a service: **train** → **probe** → **attack** → **compare** → **serve**.
 
 Times are ISO 8601 in UTC, durations seconds, accuracies fractions in [0, 1]. Pixels live in [0, 1]; perturbation sizes
-are given in that scale, as a number (`0.03137`) or a fraction (`"8/255"`). Unknown fields are refused. Every error is
-`application/problem+json` (RFC 9457). A `POST` that creates something accepts `Idempotency-Key`.
+are given in that scale, as a number (`0.03137`) or a fraction (`"8/255"`). Unknown fields and query parameters
+are refused. Every error is `application/problem+json` (RFC 9457). A `POST` that creates something accepts
+`Idempotency-Key`.
 """
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.params import Form
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -98,6 +99,23 @@ async def _check_form(request: Request, *, known: Collection[str]) -> None:
         await form.close()
         what = "the field is there twice" if name in known else f"unknown form field; known: {', '.join(known)}"
         raise InvalidSpecError(f"{name[:100]!r}: {what}", errors=[FieldError(pointer=f"/{name}", detail=what)])
+
+
+async def refuse_unknown_query(request: Request) -> None:
+    """Raise InvalidSpecError for a query parameter that neither the route nor what it depends on takes."""
+    if not request.query_params:
+        return
+    known = sorted(_query_names(request.scope["route"].dependant))
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        what = f"unknown query parameter; known: {', '.join(known)}" if known else "this takes no query parameters"
+        errors = [FieldError(pointer=f"/{name}", detail=what) for name in unknown]
+        raise InvalidSpecError(f"{unknown[0][:100]!r}: {what}", errors=errors)
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    own = {param.alias for param in dependant.query_params}
+    return own.union(*map(_query_names, dependant.dependencies))
 
 
 class StrictRequest(Request):

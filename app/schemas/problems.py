@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,9 +24,9 @@ class Problem(BaseModel):
         json_schema_extra={
             "example": {
                 "type": "about:blank",
-                "title": "Unprocessable Content",
+                "title": HTTPStatus(422).phrase,
                 "status": 422,
-                "detail": "the request has one error: /attacks/0/step: unknown field; did you mean 'steps'?",
+                "detail": "/attacks/0/step: unknown field; did you mean 'steps'?",
                 "instance": "/evaluate",
                 "errors": [{"pointer": "/attacks/0/step", "detail": "unknown field; did you mean 'steps'?"}],
             }

@@ -15,7 +15,7 @@ from app.queue import QUEUES, broker_folder
 from app.records.session import Database
 from app.services import models, workers
 from app.settings import Settings
-from tests.app.api.conftest import HERE, Register, assert_problem, make_model, png, random_pixels, resources_of
+from tests.app.api.conftest import HERE, Issue, Register, assert_problem, make_model, png, random_pixels, resources_of
 from tests.app.api.test_dataset_routes import folder_zip, upload
 from tests.app.api.test_submit import PRETRAIN
 from tests.conftest import S3_ACCOUNT
@@ -34,6 +34,39 @@ def test_ready_names_what_is_missing(client: TestClient, database: Database, reg
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert ready.json()["checks"]["models"]["detail"] == "loaded: tiny@1"
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "says"),
+    [
+        ("GET", "/jobs?limit=2&limti=3", "'limti': unknown query parameter; known: cursor, kind, label, limit, status"),
+        ("GET", "/jobs/no-such-job/events?limti=3", "takes no query parameters"),
+        ("GET", "/methods?limti", "takes no query parameters"),
+        ("POST", "/jobs/pretrain?limti=3", "takes no query parameters"),
+        ("POST", "/classify?limti=3", "known: model, top_k"),
+        ("DELETE", "/models/tiny?limti=3", "takes no query parameters"),
+    ],
+)
+def test_a_query_parameter_that_a_route_does_not_take_is_refused(
+    client: TestClient, method: str, url: str, says: str
+) -> None:
+    assert_problem(client.request(method, url), 422, says=says, pointer="/limti")
+
+
+def test_known_query_parameters_are_taken_and_probes_may_add_their_own(client: TestClient) -> None:
+    for url in (
+        "/jobs?limit=2&label=a:b&label=c:d&status=queued",
+        "/healthz?x=1",
+        "/metrics?x=1",
+        "/?x=1",
+        "/docs?x=1",
+    ):
+        assert client.get(url).status_code == 200, url
+
+
+def test_who_may_not_ask_is_told_that_first(client: TestClient, issue: Issue) -> None:
+    issue()
+    assert_problem(client.get("/jobs?limti=3"), 401)
 
 
 def lose_broker(client: TestClient, register: Register) -> str:

@@ -58,5 +58,7 @@ def _statuses(path: str, operation: dict[str, Any]) -> Iterator[int]:
         yield 404
     if "requestBody" in operation:
         yield from (400, 413, 415)
+        if "multipart/form-data" in operation["requestBody"]["content"]:  # files are kept on the disk meanwhile
+            yield 507
     if "security" in operation:  # who is asking is looked up in the database
         yield 503

@@ -53,6 +53,7 @@ MEANINGS = {
     429: "Over capacity; try again after the seconds in `Retry-After`.",
     500: "An error inside the service.",
     503: "Something that the route needs is missing; `Retry-After` says when to try again.",
+    507: "The service's disk is full; nothing was kept.",
 }
 
 

@@ -33,7 +33,12 @@ class ProtocolParams(Spec):
         description='methods to compare; "standard" is the undefended base, the "before" of the comparison',
     )
     attacks: list[Annotated[AttackParams, AnyAttack()]] | None = Field(
-        None, min_length=1, max_length=32, description="attacks of the evaluations; null: FGSM, PGD-20 and CW-Linf-20"
+        None,
+        min_length=1,
+        max_length=32,
+        description="attacks of the evaluations; null: FGSM, PGD-20 and CW-Linf-20, of images of at most 8x8 also "
+        "PGD-100, in the Linf ball of radius 0.2 for grey images of at most 8x8, 0.1 for grey ones of at most 28x28, "
+        "else 8/255. Attacked are 1,000 test images with `quick`, 2,000 with `small`, all with `paper-…`",
     )
     register_prefix: Name | None = Field(
         None,

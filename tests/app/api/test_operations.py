@@ -229,6 +229,8 @@ def test_the_openapi_document_is_whole(client: TestClient) -> None:
             for status, answer in operation["responses"].items():
                 if status >= "400" and path != "/readyz":
                     assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+            body = operation.get("requestBody", {"content": {}})
+            assert ("507" in operation["responses"]) == ("multipart/form-data" in body["content"]), (method, path)
     for name, view in schemas.items():
         if name.endswith(("View", "Page", "Prediction", "Problem", "Embedding", "Progress")):
             assert all(field.get("description") for field in view["properties"].values()), name

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.cli_doctor import doctor
 from app.cli_prune import prune
 from app.cli_token import token_commands
 from app.client import ApiError, Client
-from app.settings import Settings
+from app.settings import settings_or_exit
 
 # Heavy modules (torch, uvicorn, Alembic) are imported by the command that needs them: `clead --help` stays quick.
 
@@ -34,6 +35,8 @@ Url = Annotated[str, typer.Option("--url", envvar="CLEAD_URL", help="address of 
 Token = Annotated[str | None, typer.Option("--token", envvar="CLEAD_TOKEN", help="API token, where one is needed")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 REQUIREMENT_NOT_MET = 3
+WHOLE_LINES = 10_000
+"""A width that cuts nothing, for what is piped."""
 
 
 @cli.command()
@@ -47,7 +50,7 @@ def serve(
     from app.serve import serve as run
 
     given: dict[str, Any] = {"host": host, "port": port, "home": home}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = settings_or_exit(**{name: value for name, value in given.items() if value is not None})
 
     def ready(url: str) -> None:
         console.print(f"clead is ready at [bold]{url}[/bold]  (API: {url}/docs, data: {settings.home})")
@@ -87,8 +90,8 @@ def flower(
     from app.queue import QUEUES, create_celery
 
     if find_spec("flower") is None:
-        _fail(r"Flower is not installed; pip install 'clead\[monitoring]'")
-    celery = create_celery(Settings())
+        _fail(r"Flower is not installed; in the checkout: pip install -e '.\[monitoring]'")
+    celery = create_celery(settings_or_exit())
     shown = [Queue(name) for name in QUEUES]  # type: ignore[no-untyped-call]
     celery.conf.update(task_default_queue=QUEUES[0], task_queues=shown)
     celery.start(["flower", f"--port={port}", f"--address={address}"])
@@ -101,7 +104,7 @@ def migrate(
     """Bring the database's schema up to date, or back: what only later versions keep is lost then."""
     from migrations import NewerSchemaError, UnknownRevisionError, move, upgrade
 
-    settings = Settings()
+    settings = settings_or_exit()
     try:
         upgrade(settings) if to is None else move(settings, to)
     except (NewerSchemaError, UnknownRevisionError) as error:
@@ -112,10 +115,16 @@ def migrate(
 @cli.command()
 def settings() -> None:
     """Print every setting with its value, default and meaning."""
-    table = Table("variable", "value", "default", "meaning", box=None, pad_edge=False)
-    for row in Settings().described():
-        table.add_row(*row)
-    console.print(table)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variable", no_wrap=True)
+    for heading in ("value", "default", "meaning"):
+        table.add_column(heading, overflow="fold")
+    rows = settings_or_exit().described()
+    table.columns[0].min_width = max(len(name) for name, *_ in rows)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    wide = console if console.is_terminal else Console(width=WHOLE_LINES)
+    wide.print(table)
 
 
 @cli.command()
@@ -228,7 +237,8 @@ def _call(request: Any) -> Any:
     except ApiError as error:
         _fail(str(error))
     except httpx.TransportError as error:
-        _fail(f"no answer from the service: {error}; start it with `clead serve` or give --url")
+        asked = error.request.url
+        _fail(f"no answer from {asked}: {error}; start the service with `clead serve`, or give --url or CLEAD_URL")
 
 
 def _fail(message: str) -> Any:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from app.settings import Settings
+from app.settings import Settings, faults
 
 if TYPE_CHECKING:
     from app.doctor.findings import Finding
@@ -47,10 +47,7 @@ def _examine(url: str | None, *, deep: bool) -> list[Finding]:
         settings = Settings()
     except ValidationError as error:
         advice = "clead settings lists every setting with its meaning"
-        return [
-            failed("settings", f"{'_'.join(['CLEAD', *map(str, item['loc'])]).upper()}: {item['msg']}", advice=advice)
-            for item in error.errors(include_input=False, include_url=False)
-        ]
+        return [failed("settings", fault, advice=advice) for fault in faults(error)]
     changed = len(settings.model_fields_set - {"database_url", "broker_url", "storage_url"})
     return [ok("settings", f"can be read; {changed} set"), *examine(Site(settings, url=url, deep=deep))]
 

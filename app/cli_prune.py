@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from app.errors import DomainError
 from app.records.session import Database
 from app.services.prune import SAFETY_AGE, Pruned, Pruner
-from app.settings import Settings
+from app.settings import settings_or_exit
 from app.storage import Storage
 
 console = Console()
@@ -55,7 +55,7 @@ def prune(
     It runs beside the API and any number of workers. Nothing that a model, a data set, or a job that may still run
     refers to is ever removed.
     """
-    settings = Settings()
+    settings = settings_or_exit()
     database = Database(settings.database_url)
     pruner = Pruner(database, Storage(settings.storage_url), dry_run=dry_run)
     aged: dict[str, tuple[Callable[..., Pruned], timedelta | None]] = {

@@ -17,7 +17,7 @@ from app.errors import NotFoundError
 from app.records import utc_now
 from app.records.session import Database
 from app.services import tokens
-from app.settings import Settings
+from app.settings import Settings, settings_or_exit
 
 token_commands = typer.Typer(no_args_is_help=True, help="Make, list and revoke API tokens.")
 console = Console()
@@ -47,7 +47,7 @@ def create(
     ] = None,
 ) -> None:
     """Make a token and print it: this once, since only a hash of it is kept."""
-    settings = Settings()
+    settings = settings_or_exit()
     if not 1 <= len(name.strip()) <= 100:
         raise typer.BadParameter("a name has 1 to 100 characters", param_hint="--name")
     lifetime = None if days is None else timedelta(days=days)
@@ -78,7 +78,7 @@ def list_tokens() -> None:
     table.add_column("id", no_wrap=True, min_width=32)  # `clead token revoke` takes all of it
     for heading in ("name", "scope", "begins", "last used (UTC)", "state"):
         table.add_column(heading, overflow="fold")
-    with _database(Settings()) as database, database.session() as session:
+    with _database(settings_or_exit()) as database, database.session() as session:
         for record in tokens.listed(session):
             state = "revoked" if record.revoked_at else _until(record.expires_at)
             used = f"{record.used_at:%Y-%m-%d %H:%M}" if record.used_at else "never"
@@ -90,7 +90,7 @@ def list_tokens() -> None:
 def revoke(token_id: Annotated[str, typer.Argument(help="id of the token, from `clead token list`")]) -> None:
     """Refuse a token from the next request on."""
     try:
-        with _database(Settings()) as database, database.writing() as session:
+        with _database(settings_or_exit()) as database, database.writing() as session:
             record = tokens.revoke(session, token_id)
     except NotFoundError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error.detail}", highlight=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from app.redaction import Redactor, url_password
@@ -92,10 +93,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Files of ``CLEAD_SECRETS_DIR`` (``clead_database_url``, …) after arguments and the environment."""
         folder = os.environ.get("CLEAD_SECRETS_DIR")
-        if not folder:
+        if not folder or not Path(folder).is_dir():
             return init_settings, env_settings
-        if not Path(folder).is_dir():
-            raise ValueError(f"CLEAD_SECRETS_DIR is {folder}, which is no folder")  # its default for SQLite would lie
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
     @model_validator(mode="before")
@@ -111,10 +110,19 @@ class Settings(BaseSettings):
         given = {name: value for name, value in values.items() if value not in ("", None)}
         return {**defaults, **given, "home": home}
 
+    @field_validator("secrets_dir")
+    @classmethod
+    def _check_secrets(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{folder} is no folder")  # the default for SQLite would lie
+        return folder
+
     @model_validator(mode="after")
     def _check_lease(self) -> Settings:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
-            raise ValueError("lease_seconds must be at least twice heartbeat_seconds, or a late beat loses the job")
+            raise ValueError(
+                "CLEAD_LEASE_SECONDS must be at least twice CLEAD_HEARTBEAT_SECONDS: a late beat loses the job"
+            )
         return self
 
     def described(self) -> list[tuple[str, str, str, str]]:
@@ -152,3 +160,22 @@ class Settings(BaseSettings):
     def work_dir(self) -> Path:
         """Where a worker keeps the files of the jobs it runs now; nothing in it is needed after a restart."""
         return self.home / "work"
+
+
+def faults(error: ValidationError) -> list[str]:
+    """What is wrong with which variable; never what was given, which may be a password."""
+    found = []
+    for item in error.errors(include_input=False, include_url=False):
+        message = item["msg"].removeprefix("Value error, ")
+        found.append(": ".join([*(f"CLEAD_{name}".upper() for name in item["loc"]), message]))
+    return found
+
+
+def settings_or_exit(**given: Any) -> Settings:
+    """The settings of a command; where one is wrong, the process ends with status 2 and says which."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        for fault in faults(error):
+            print(f"error: {fault}", file=sys.stderr)
+        raise SystemExit(2) from None

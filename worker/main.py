@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from app import logs
 from app.queue import QUEUES
-from app.settings import Settings
+from app.settings import Settings, settings_or_exit
 from migrations import NewerSchemaError, refuse_newer
 from worker import tasks
 from worker.context import Worker
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown or not queues:
         parser.error(f"unknown queue {', '.join(unknown)}; there are {', '.join(QUEUES)}")
     try:
-        run_worker(Settings(), queues=queues, embedded=options.embedded)
+        run_worker(settings_or_exit(), queues=queues, embedded=options.embedded)
     except NewerSchemaError as error:
         log.critical("not starting: %s", error)
         return 1

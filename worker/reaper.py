@@ -22,7 +22,7 @@ from app import logs
 from app.queue import publish
 from app.records.session import Database
 from app.services import claims, workers
-from app.settings import Settings
+from app.settings import Settings, settings_or_exit
 from worker.context import Worker
 from worker.tasks import run_job
 
@@ -149,7 +149,7 @@ def end_lost_jobs(database: Database, settings: Settings) -> int:
 
 def main() -> int:
     """Settings come from the environment."""
-    settings = Settings()
+    settings = settings_or_exit()
     logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets)
     run_reaper(settings)
     return 0

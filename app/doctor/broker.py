@@ -44,7 +44,9 @@ def _redis(url: str) -> Iterator[Finding]:
             client.ping()
             facts: dict[str, Any] = client.info()
     except ImportError:
-        yield failed("broker", "the Redis client is not installed", advice="pip install 'clead[production]'")
+        yield failed(
+            "broker", "the Redis client is not installed", advice="in the checkout: pip install -e '.[production]'"
+        )
         return
     except (redis.RedisError, OSError, ValueError) as error:
         yield failed("broker", f"Redis does not answer: {error}", advice=ADVICE)

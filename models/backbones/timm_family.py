@@ -20,7 +20,7 @@ def _timm() -> Any:
         import timm
     except ModuleNotFoundError:
         raise MissingLibraryError(
-            "backbones timm/… need the library timm, which is not installed: pip install 'clead[timm]'"
+            "backbones timm/… need the library timm, which is not installed; in the checkout: pip install -e '.[timm]'"
         ) from None
     return timm
 

@@ -25,7 +25,7 @@ def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
-    with pytest.raises(ValidationError, match="twice heartbeat_seconds"):
+    with pytest.raises(ValidationError, match="twice CLEAD_HEARTBEAT_SECONDS"):
         Settings(lease_seconds=1, heartbeat_seconds=1)
 
 
@@ -44,7 +44,7 @@ def test_passwords_are_masked_in_every_form_of_a_url() -> None:
 
 
 def test_a_wrong_value_is_refused_without_telling_the_others() -> None:
-    with pytest.raises(ValidationError, match="twice heartbeat_seconds") as refused:
+    with pytest.raises(ValidationError, match="twice CLEAD_HEARTBEAT_SECONDS") as refused:
         Settings(broker_url="redis://:hunter2@host/0", lease_seconds=1, heartbeat_seconds=1)
     assert "hunter2" not in str(refused.value)
 
@@ -68,5 +68,5 @@ def test_files_of_the_secrets_folder_set_what_neither_arguments_nor_the_environm
 
 def test_a_secrets_folder_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLEAD_SECRETS_DIR", str(tmp_path / "missing"))
-    with pytest.raises(ValueError, match=r"CLEAD_SECRETS_DIR is .*missing, which is no folder"):
+    with pytest.raises(ValueError, match="missing is no folder"):
         Settings()

@@ -184,6 +184,6 @@ def test_a_network_whose_constructor_computes_with_tensors_is_checked_all_the_sa
 
 def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UnknownNameError, match=r"pip install 'clead\[timm\]'"):
+    with pytest.raises(UnknownNameError, match=r"pip install -e '.\[timm\]'"):
         build_model(card("timm/resnet10t", side=32))
     assert "timm" in FAMILIES and "resnet18" in BACKBONES

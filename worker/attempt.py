@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +60,9 @@ class Attempt:
         self._folder = folder
         self._lease = lease
         self._eta = Eta(time.monotonic)
+        self._interval = min(0.2, worker.settings.heartbeat_seconds)
         self._stop_at: float | None = None
+        self._killed = False
         self._ending: Ending | None = None
 
     def run(self) -> Ending:
@@ -82,42 +86,58 @@ class Attempt:
             return Ending("died", cause=f"its inputs could not be fetched: {reason(error)}")
         child = Child(task, name=f"job {self._claim.job_id}")
         log.info("job %s: attempt %d runs in process %d", self._claim.job_id, self._claim.attempt, child.pid)
+        watch = threading.Thread(
+            target=copy_context().run, args=(self._watch, child), name=f"watch-{self._claim.job_id}", daemon=True
+        )
+        watch.start()
         try:
             self._listen(child)
         finally:
             child.kill()
             status = child.wait()
+            watch.join()
         if self._ending is None and self._lease.lost:
             return Ending("lost")
+        if self._ending is None and self._killed:
+            return Ending("stopped")
         if self._ending is not None:
             return self._ending
         self._worker.metrics.child_died(status)
         return Ending("died", cause=death_cause(status, child.tail))
 
     def _listen(self, child: Child) -> None:
-        """Take the child's events until it has ended, or has lost its right to run, or will not stop."""
-        interval = min(0.2, self._worker.settings.heartbeat_seconds)
+        """Take the child's events until it has ended, or has lost its right to run."""
         while not self._lease.lost:
-            event = child.next_event(timeout=interval)
-            if event is not None:
-                if event["event"] == "exited":
-                    child.wait()
-                    return
-                self._take(event)
-            self._stop_if_asked(child)
-            if self._stop_at is not None and time.monotonic() > self._stop_at:
+            event = child.next_event(timeout=self._interval)
+            if event is None:
+                continue
+            if event["event"] == "exited":
+                child.wait()
+                return
+            self._take(event)
+
+    def _watch(self, child: Child) -> None:
+        """Tell the child to stop once it must; kill it if it does not in time, or has lost its right to run.
+
+        In a thread beside :meth:`_listen`, which a checkpoint on its way to the storage may keep busy for long.
+        """
+        while not child.exited.wait(self._interval):
+            if self._lease.lost:
+                child.kill()
+                return
+            if self._stop_at is None:
+                if self._lease.cancelled or self._worker.stopping.is_set():
+                    self._stop_at = time.monotonic() + self._worker.settings.stop_seconds
+                    child.stop()
+            elif self._late():
                 log.warning("job %s did not stop in time; killed", self._claim.job_id)
-                self._ending = self._ending or Ending("stopped")
+                self._killed = True
+                child.kill()
                 return
 
-    def _must_stop(self) -> bool:
-        """Whether the child has still to be told to stop."""
-        return self._stop_at is None and (self._lease.cancelled or self._worker.stopping.is_set())
-
-    def _stop_if_asked(self, child: Child) -> None:
-        if self._must_stop():
-            self._stop_at = time.monotonic() + self._worker.settings.stop_seconds
-            child.stop()
+    def _late(self) -> bool:
+        """Whether the time to stop is over."""
+        return self._stop_at is not None and time.monotonic() > self._stop_at
 
     def _take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -131,6 +151,8 @@ class Attempt:
                 self._worker.metrics.images_per_second.set(event["values"]["images_per_second"])
         elif kind == "memory":
             self._worker.metrics.device_memory(event["devices"])
+        elif kind == "checkpoint" and self._late():
+            log.warning("job %s: no time is left for the checkpoint of step %d", self._claim.job_id, event["step"])
         elif kind == "checkpoint":
             self._keep_checkpoint(Path(event["path"]), step=event["step"])
         elif kind == "error" and event["again"]:
@@ -168,7 +190,7 @@ class Attempt:
                 )
                 return old or []
 
-        return patiently(self._worker, record, give_up=lambda: self._lease.lost or self._must_stop())
+        return patiently(self._worker, record, give_up=lambda: self._lease.lost or self._late())
 
 
 class Eta:

@@ -23,7 +23,6 @@ class LeaseKeeper:
     """A thread that renews the lease every ``heartbeat_seconds`` for as long as the ``with`` block lasts.
 
     ``lost``: another worker may have the job now; stop, and write nothing. ``cancelled``: a client wants it to stop.
-    ``changed`` is set whenever one of the two turns true.
     """
 
     def __init__(self, worker: Worker, claim: Claim) -> None:
@@ -36,7 +35,6 @@ class LeaseKeeper:
         self._end = threading.Event()
         self.lost = False
         self.cancelled = False
-        self.changed = threading.Event()
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name=f"lease-{claim.job_id}", daemon=True
         )
@@ -95,9 +93,8 @@ class LeaseKeeper:
             self._end.set()
         elif not lease.held:
             self._lose()
-        elif lease.cancel and not self.cancelled:
+        elif lease.cancel:
             self.cancelled = True
-            self.changed.set()
 
     def _put_back(self, progress: dict[str, Any] | None, points: list[Point]) -> None:
         with self._lock:
@@ -109,4 +106,3 @@ class LeaseKeeper:
             log.warning("job %s: attempt %d lost its lease", self._claim.job_id, self._claim.attempt)
             self._worker.metrics.leases_lost.inc()
         self.lost = True
-        self.changed.set()

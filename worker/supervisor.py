@@ -34,6 +34,8 @@ class Child:
     def __init__(self, task: dict[str, Any], *, name: str) -> None:
         self._name = name
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.exited = threading.Event()
+        """Set once it sends no more events: it has ended, or is about to."""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.child", logging.getLevelName(logging.getLogger().level)],
@@ -112,6 +114,7 @@ class Child:
                     log.warning("%s: unreadable event %.200r", self._name, line)
                     continue
                 self._events.put(event)
+        self.exited.set()
         self._events.put(None)
 
     def _read_log(self, stream: IO[str]) -> None:

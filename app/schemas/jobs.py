@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, Val
 from app.records import JobKind, JobStatus
 from app.schemas import examples
 from app.services.presets import ProtocolParams
+from app.services.specs import method_refusal
 from models.corruption_spec import CorruptionParams
 from models.evaluation_spec import EvaluationParams
 from models.methods.spec import METHODS
@@ -77,7 +78,7 @@ class MethodUnion:
                 return inner(value)
             name = value.get("method")
             if not isinstance(name, str) or name not in bodies:
-                raise _unknown_method(name, known=list(bodies))
+                raise _unknown_method(name, kind=self.kind)
             return bodies[name].model_validate(value)
 
         return core_schema.no_info_wrap_validator_function(validate, tagged)
@@ -96,12 +97,9 @@ def _body_of(params: type[TrainingParams]) -> type[TrainingParams]:
     return cast(type[TrainingParams], body)
 
 
-def _unknown_method(name: Any, *, known: list[str]) -> ValidationError:
-    message = f"give one of {', '.join(known)}"
-    if isinstance(name, str):
-        message = f"unknown method {name[:100]!r}; {message}"
-    kind = PydanticCustomError("unknown_method", "{message}", {"message": message})
-    return ValidationError.from_exception_data("method", [InitErrorDetails(type=kind, loc=("method",), input=name)])
+def _unknown_method(name: Any, *, kind: str) -> ValidationError:
+    told = PydanticCustomError("unknown_method", "{message}", {"message": method_refusal(name, kind=kind)})
+    return ValidationError.from_exception_data("method", [InitErrorDetails(type=told, loc=("method",), input=name)])
 
 
 PretrainBody = Annotated[TrainingParams, MethodUnion("pretrain")]

@@ -79,12 +79,22 @@ def _params_class(kind: str, body: Mapping[str, Any]) -> type[BaseModel]:
     }
     if kind in fixed:
         return fixed[kind]
-    known = [entry.name for entry in METHODS.entries() if entry.kind == kind]
     method = body.get("method")
-    if not isinstance(method, str) or method not in known:
-        shown = "no method is given" if method is None else f"{str(method)[:60]!r} is not a method of this kind"
-        raise _refusal([{"pointer": "/method", "detail": f"{shown}; give one of: {', '.join(known)}"}])
+    if not isinstance(method, str) or method not in METHODS or METHODS[method].kind != kind:
+        raise _refusal([{"pointer": "/method", "detail": method_refusal(method, kind=kind)}])
     return METHODS[method].params
+
+
+def method_refusal(given: Any, *, kind: str) -> str:
+    """Why ``given`` is no method of this kind, and what is."""
+    if given is None:
+        shown = "no method is given;"
+    elif isinstance(given, str) and given in METHODS:
+        shown = f"{given!r} is a method of POST /jobs/{METHODS[given].kind}; here"
+    else:
+        shown = f"unknown method {str(given)[:100]!r};"
+    known = ", ".join(entry.name for entry in METHODS.entries() if entry.kind == kind)
+    return f"{shown} give one of: {known}"
 
 
 def _parse(*parts: tuple[type[BaseModel], Mapping[str, Any]], body: Mapping[str, Any]) -> list[BaseModel]:

@@ -76,8 +76,19 @@ def test_a_job_is_accepted_while_the_broker_is_down(settings: Settings, database
     ("path", "body", "pointer", "says"),
     [
         ("/jobs/pretrain", {**PRETRAIN, "epoch": 3}, "/epoch", "did you mean 'epochs'"),
-        ("/jobs/pretrain", {**PRETRAIN, "method": "cleda"}, "/method", "give one of"),
-        ("/jobs/pretrain", {**PRETRAIN, "method": "standard"}, "/method", "give one of"),
+        ("/jobs/pretrain", {**PRETRAIN, "method": "cleda"}, "/method", "unknown method 'cleda'; give one of: acl"),
+        (
+            "/jobs/pretrain",
+            {**PRETRAIN, "method": "standard"},
+            "/method",
+            "'standard' is a method of POST /jobs/train; here give one of: acl",
+        ),
+        (
+            "/jobs/train",
+            PRETRAIN,
+            "/method",
+            "'clead' is a method of POST /jobs/pretrain; here give one of: advprop",
+        ),
         ("/jobs/pretrain", {"dataset": {"name": "digits"}}, "/method", "give one of"),
         (
             "/jobs/pretrain",

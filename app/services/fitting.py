@@ -22,16 +22,29 @@ from models.methods.spec import METHODS
 from models.networks import IncompatibleModelError, build_model
 from models.probe_spec import ProbeParams
 from models.registry import UnknownNameError
-from models.specs import BackboneSpec, ModelCard, TrainingParams, ValidationSpec, held_out_size, most_held_out
+from models.specs import (
+    BackboneSpec,
+    ModelCard,
+    TrainingData,
+    TrainingParams,
+    ValidationSpec,
+    held_out_size,
+    most_held_out,
+)
 
 MAX_PARAMETERS = 4_000_000_000
 """Weights of all backbones of a training, twice those of the largest known: more take a worker's memory for nothing."""
+
+FEWEST_IMAGES = 2
+"""Of a training: no batch is smaller."""
 
 
 def misfits(params: BaseModel, data: DatasetInfo, versions: Mapping[str, ModelVersion]) -> Iterator[FieldError]:
     """For each kind of ``params``; ``versions``: the models that it names, by field."""
     if isinstance(params, TrainingParams | ProbeParams):
         yield from _size_misfits(params, data)
+    if isinstance(params, ProtocolParams) and training_size(params.dataset, data) < FEWEST_IMAGES:
+        yield _too_few(params.dataset, data)
     if isinstance(params, CorruptionParams) and min(data.image_shape[1:]) < SMALLEST_SIDE:
         detail = f"images of {data.image_shape}; corruptions need at least {SMALLEST_SIDE} pixels a side"
         yield {"pointer": "/dataset/name", "detail": detail}
@@ -54,12 +67,28 @@ def _size_misfits(params: TrainingParams | ProbeParams, data: DatasetInfo) -> It
         if params.validation is not None:
             yield from _held_out_misfits(params.validation, known=known, classes=len(data.classes))
         size -= held_out_size(known, params.validation)
+    if size < FEWEST_IMAGES:
+        yield _too_few(params.dataset, data)
+        return
     if isinstance(params, SelfTrainingParams) and params.pseudo_labels == "clusters":
         clusters = params.clusters or len(data.classes)
         if clusters > size:
             yield {"pointer": "/clusters", "detail": f"{clusters} clusters of {size} images; give 2 to {size}"}
     if params.batch_size > size:
         yield {"pointer": "/batch_size", "detail": f"the training has {size} images; give 2 to {size}"}
+
+
+def _too_few(chosen: TrainingData, data: DatasetInfo) -> FieldError:
+    """Which field leaves fewer images than a training needs."""
+    drawn = min(chosen.subset or data.train_size, data.train_size)
+    if drawn >= FEWEST_IMAGES:
+        detail = f"1 of {drawn} images has a label; a training needs {FEWEST_IMAGES}"
+        return {"pointer": "/dataset/labels_fraction", "detail": f"{detail}: give at least {FEWEST_IMAGES / drawn:.2g}"}
+    if data.train_size >= FEWEST_IMAGES:
+        detail = f"a training needs {FEWEST_IMAGES} images; give {FEWEST_IMAGES} to {data.train_size}, or null for all"
+        return {"pointer": "/dataset/subset", "detail": detail}
+    detail = f"{data.name} has {data.train_size} training images; a training needs {FEWEST_IMAGES}"
+    return {"pointer": "/dataset/name", "detail": detail}
 
 
 def _held_out_misfits(validation: ValidationSpec, *, known: int, classes: int) -> Iterator[FieldError]:

@@ -211,12 +211,23 @@ def _protocol(
         longest=PREFIX_LENGTH,
     )
     for step, given in bodies(prefix):
-        if step.needs is None:
-            validate(session, kind=step.kind, body=given, asking=asking)
-        else:
-            child = {k: v for k, v in given.items() if k not in ("register_as", "labels")}
-            _parse((_params_class(step.kind, child), child), body=body)
+        try:
+            if step.needs is None:
+                validate(session, kind=step.kind, body=given, asking=asking)
+            else:
+                child = {k: v for k, v in given.items() if k not in ("register_as", "labels")}
+                _parse((_params_class(step.kind, child), child), body=child)
+        except InvalidSpecError as error:
+            raise _refusal([_as_sent(item, step, body) for item in error.errors]) from None
     return {**spec, "register_prefix": prefix}
+
+
+def _as_sent(error: FieldError, step: Step, body: Mapping[str, Any]) -> FieldError:
+    """A step's error where the client gave its cause: the very field, if they sent it, or the preset."""
+    if body.get(error["pointer"][1:].partition("/")[0]) is not None:
+        return error
+    where = error["pointer"] or "the body"
+    return {"pointer": "/preset", "detail": f"its step {step.key} cannot run: {where}: {error['detail']}"}
 
 
 def _default_name(params: BaseModel, versions: Mapping[str, ModelVersion]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import ConflictError, InvalidSpecError
+from app.errors import ConflictError
 from app.records import Job
 from app.records.session import Database
 from app.services import claims, compare, jobs, models, parents, specs
@@ -283,23 +283,3 @@ def test_a_model_deleted_meanwhile_fails_the_parent_with_the_reason(database: Da
         parents.advance(session, parent)
     job = read(database, parent)
     assert job.status == "failed" and job.error is not None and "gone@1" in job.error["detail"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "pointer"),
-    [
-        ({"methods": ["standard", "none"]}, "/methods/1"),
-        ({"methods": ["clead", "clead"]}, "/methods/1"),
-        ({"dataset": {"name": "none"}}, "/dataset/name"),
-        ({"dataset": {"name": "digits", "subset": 5000}}, "/dataset/subset"),
-        ({"preset": "huge"}, "/preset"),
-        ({"methodes": []}, "/methodes"),
-        ({"attacks": [{"name": "pgd", "stpe": 3}]}, "/attacks/0/stpe"),
-    ],
-)
-def test_a_protocol_that_cannot_run_is_refused_with_a_pointer(
-    database: Database, changes: dict[str, Any], pointer: str
-) -> None:
-    with pytest.raises(InvalidSpecError) as refusal:
-        submit(database, **changes)
-    assert [error["pointer"] for error in refusal.value.errors] == [pointer]

@@ -113,6 +113,13 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
         ("train", {**FEW, **CLUSTERS, "batch_size": 2}, ["/clusters"]),
         ("train", {**SELF_TRAINING, "base_model": "net", "clusters": 10}, ["/clusters"]),
         ("train", {**FEW, "batch_size": 2, "validation": {}}, ["/validation/images"]),
+        ("train", {"dataset": {"name": "digits", "labels_fraction": 0.0005}}, ["/dataset/labels_fraction"]),
+        ("train", {"dataset": {"name": "digits", "subset": 1}}, ["/dataset/subset"]),
+        (
+            "probe",
+            {"model": "net", "dataset": {"name": "digits", "labels_fraction": 0.0005}},
+            ["/dataset/labels_fraction"],
+        ),
         ("train", {"backbone": {"name": "vgg"}}, ["/backbone/name"]),
         ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
         ("train", {**LAS_AT, "strategy": {"backbone": {"name": "vgg"}}}, ["/strategy/backbone/name"]),
@@ -142,7 +149,7 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
 def test_what_cannot_run_is_refused_where_it_is_wrong(
     registered: Database, kind: str, changes: dict[str, Any], expected: list[str]
 ) -> None:
-    body = {**(TRAIN if kind == "train" else EVALUATE), **changes}
+    body = {**{"train": TRAIN, "evaluate": EVALUATE, "probe": {}}[kind], **changes}
     assert pointers(registered, kind, body) == expected
 
 

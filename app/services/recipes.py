@@ -14,6 +14,8 @@ Preset = Literal["quick", "small", "paper-resnet18", "paper-resnet34", "paper-re
 
 TINY_SIDE = 8
 GREY_SIDE = 28
+MOST_PADDING = 64
+"""That an augmentation takes."""
 NO_AUGMENTATION = {"crop_padding": 0, "flip": False}
 """For probes that must be quick: the features of an image that never changes are computed once."""
 
@@ -88,7 +90,10 @@ def _quick(image_shape: tuple[int, int, int]) -> Recipe:
 
 def _small(image_shape: tuple[int, int, int]) -> Recipe:
     """A whole ResNet-18 of a quarter of the width. C-LEAD in the form that did best by itself (docs/results.md)."""
-    crop = {"crop_padding": max(1, max(image_shape[1:]) // 8), "flip": max(image_shape[1:]) > TINY_SIDE}
+    crop = {
+        "crop_padding": min(MOST_PADDING, max(1, max(image_shape[1:]) // 8)),
+        "flip": max(image_shape[1:]) > TINY_SIDE,
+    }
     network = {"name": "resnet18", "width": 16}
     return Recipe(
         backbone=network,

@@ -86,6 +86,13 @@ def test_small_holds_out_one_of_each_class_or_nothing(classes: int, size: int, h
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_a_presets_body_is_taken_for_large_images(preset: Preset) -> None:
+    data = described("photos", (3, 640, 480), size=2_000)
+    params = ProtocolParams.model_validate({"preset": preset, "dataset": {"name": "photos"}, "methods": ["pgd-at"]})
+    METHODS["pgd-at"].params.model_validate(training_body(params, data, method="pgd-at"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_presets_body_is_taken_for_a_handful_of_labels(method: str, preset: Preset) -> None:
     data = described("digits", (1, 8, 8), size=1437)

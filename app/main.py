@@ -96,6 +96,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Train, attack, compare and serve robust image classifiers.",
         description=documentation.DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.telemetry = telemetry
     problems.install(app)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Form, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
@@ -19,6 +21,7 @@ from app.errors import ForbiddenError, UnauthenticatedError
 router = APIRouter(include_in_schema=False)
 
 _FOLDER = Path(__file__).parent
+_SWAGGER = "/static/swagger"
 _TEMPLATES = Jinja2Templates(_FOLDER / "templates")
 _HEADERS = {
     # Whatever a label or a model's name may hold, no script but our own runs, and nothing is fetched from elsewhere.
@@ -42,6 +45,19 @@ def index(request: Request, opened: Opened) -> Response:
             return RedirectResponse("/login", 303, headers=_HEADERS)
     values = {"version": version("clead"), "user": user}
     return _TEMPLATES.TemplateResponse(request, "index.html", values, headers=_HEADERS)
+
+
+@router.get("/docs", response_class=HTMLResponse)
+def documentation(request: Request) -> Response:
+    """/openapi.json for people, by Swagger UI."""
+    root = request.scope.get("root_path", "")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="clead",
+        swagger_js_url=f"{root}{_SWAGGER}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{_SWAGGER}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{_SWAGGER}/favicon.png",
+    )
 
 
 @router.get("/login", response_class=HTMLResponse)
@@ -84,5 +100,7 @@ def _signed_in(opened: Resources, token: str) -> str:
 
 
 def mount_static(app: FastAPI) -> None:
-    """Serve the page's own style and script; it uses nothing from elsewhere."""
+    """Serve the pages' styles and scripts; they use nothing from elsewhere. Swagger UI's are in fastapi-offline."""
+    swagger = Path(str(files("fastapi_offline"))) / "static"
+    app.mount(_SWAGGER, StaticFiles(directory=swagger), name="swagger")
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -236,6 +237,14 @@ def test_the_openapi_document_is_whole(client: TestClient) -> None:
             assert all(field.get("description") for field in view["properties"].values()), name
     for path in ("/jobs/pretrain", "/jobs/probe", "/jobs/train", "/jobs/protocol", "/evaluate"):
         assert document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert any("swagger-ui-bundle.js" in url for url in loaded) and "/openapi.json" in page and "//" not in page
+    assert [client.get(url).status_code for url in loaded] == [200] * len(loaded)
+    assert client.get("/redoc").status_code == 404
 
 
 def test_methods_and_attacks_describe_their_parameters(client: TestClient) -> None:

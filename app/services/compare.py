@@ -18,14 +18,15 @@ from app.services.plan import Step
 from app.services.tokens import OPERATOR, Principal
 
 BASE_METHOD = "standard"
-COLUMNS = ("model", "method", "dataset", "images", "clean", "attack", "eps", "before", "after")
+COLUMNS = ("model", "method", "dataset", "images", "clean", "attack", "eps", "before", "after", "warnings")
 
 
 def compare(session: Session, job_ids: Sequence[str], *, asking: Principal = OPERATOR) -> list[dict[str, Any]]:
     """Rows for finished evaluations (a protocol job stands for its own), in the order of ``job_ids``.
 
     ``after`` is the model's robust accuracy; ``before`` that of the undefended model (trained by ``standard``) among
-    these jobs under the same attack on the same images, null if there is none or if the row is its own.
+    these jobs under the same attack on the same images, null if there is none or if the row is its own. ``warnings``
+    are the codes of the evaluation's.
     Raises NotFoundError, ConflictError for a job that has no evaluation to show.
     """
     evaluations = _evaluations(session, job_ids, asking=asking)
@@ -80,6 +81,7 @@ def _rows_of(job: Job, trained_by: Mapping[str, str | None]) -> Iterable[dict[st
             "after": attack["robust_accuracy"],
             "ci95": attack["ci95"],
             "threat_model": attack.get("access", "white-box"),  # results of the first releases do not tell
+            "warnings": list(dict.fromkeys(warning["code"] for warning in result.get("warnings", []))),
             "job": job.id,
         }
 
@@ -191,7 +193,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        values = [*(row[column] for column in COLUMNS), *row["ci95"]]
+        values = [*(row[column] for column in COLUMNS[:-1]), ", ".join(row["warnings"]), *row["ci95"]]
         writer.writerow(["" if value is None else value for value in values])
     return target.getvalue()
 
@@ -206,15 +208,15 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _latex(rows: Sequence[Mapping[str, Any]]) -> str:
     """A tabular for the booktabs package."""
-    lines = [r"\begin{tabular}{lllrrlrrr}", r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
+    lines = [r"\begin{tabular}{lllrrlrrrl}", r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
     lines += [" & ".join(_tex(_cell(row, column)) for column in COLUMNS) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
     """Accuracies in percent with one decimal, as the field's tables give them."""
-    value = row[column]
-    if value is None:
+    value = ", ".join(row["warnings"]) if column == "warnings" else row[column]
+    if value is None or value == "":
         return "–"
     if column in ("clean", "before", "after"):
         return f"{100 * value:.1f}"

@@ -164,12 +164,16 @@ def test_comparison_shows_before_and_after(database: Database) -> None:
     assert after["clead", "pgd"] == (0.02, 0.45)
     assert after["standard", "pgd"] == (None, 0.02)
     assert len(rows) == 8
-    assert "| digits-clead@1 | clead | digits | 360 | 90.0 | pgd | 0.2 | 2.0 | 45.0 |" in compare.render(
+    assert "| digits-clead@1 | clead | digits | 360 | 90.0 | pgd | 0.2 | 2.0 | 45.0 | few-images |" in compare.render(
         rows, "markdown"
     )
-    assert compare.render(rows, "csv").splitlines()[0].startswith("model,method,dataset")
-    assert r"digits-clead@1 & clead & digits & 360 & 90.0 & pgd-100 & 0.2 & 2.0 & 45.0 \\" in compare.render(
-        rows, "latex"
+    table = compare.render(rows, "csv").splitlines()
+    assert table[0] == "model,method,dataset,images,clean,attack,eps,before,after,warnings,ci95_low,ci95_high"
+    assert ",0.45,few-images," in table[-1]
+    assert "| few-images |" not in compare.render([{**rows[0], "warnings": []}], "markdown")
+    assert (
+        r"digits-clead@1 & clead & digits & 360 & 90.0 & pgd-100 & 0.2 & 2.0 & 45.0 & few-images \\"
+        in compare.render(rows, "latex")
     )
 
 

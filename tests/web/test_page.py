@@ -74,6 +74,28 @@ def test_jobs_and_models_are_shown_and_nothing_they_hold_runs(settings: Settings
     assert "unsafe" not in policy
 
 
+def test_results_say_in_which_ball_and_what_to_doubt(settings: Settings, tmp_path: Path) -> None:
+    database = Database(settings.database_url)
+    attacks = [
+        {"name": "pgd", "spec": {"norm": "linf", "eps": eps, "steps": 20}, "robust_accuracy": accuracy}
+        for eps, accuracy in ((8 / 255, 0.435), (0.2, 0.017))
+    ]
+    warnings = [{"step": "train:pgd-at", "code": "few-updates", "detail": "100 updates"}]
+    rows = [{"method": "pgd-at", "clean": 0.9, "pgd": 0.5, "warnings": warnings}]
+    with running_api(settings) as client:
+        for result in ({"attacks": attacks}, {"rows": rows}):
+            job = client.post("/jobs/pretrain", json=PRETRAIN).json()
+            with database.writing() as session:
+                row = session.get_one(Job, job["id"])
+                row.status, row.attempt, row.result = "succeeded", 1, result
+        page = rendered(f"{client.base_url}/", tmp_path / "profile")
+        documentation = rendered(f"{client.base_url}/docs", tmp_path / "profile")
+    database.close()
+    assert "pgd-20 at 8/255: 43.5" in page and "pgd-20 at 0.2: 1.7" in page
+    assert "⚠ 1" in page and "train:pgd-at: few-updates: 100 updates" in page
+    assert documentation.count('class="opblock ') > 20 and "/classify" in documentation
+
+
 def test_the_page_uses_nothing_from_elsewhere() -> None:
     static = Path(__file__).parents[2] / "app" / "web"
     for path in [*static.glob("static/*"), *static.glob("templates/*")]:

@@ -42,6 +42,13 @@ function progressOf(job) {
   return [bar, element("div", { text: parts.filter(Boolean).join(" · "), className: "quiet" })];
 }
 
+// In steps of 8 bits, as the field writes it, unless it is a round number by itself.
+function radius(eps) {
+  const levels = Math.round(255 * eps);
+  const round = Number(eps.toFixed(2)) === eps;
+  return !round && Math.abs(levels / 255 - eps) < 1e-9 ? `${levels}/255` : String(Number(eps.toPrecision(3)));
+}
+
 function resultOf(job) {
   if (job.error) return [element("span", { text: job.error.detail || job.error.title || "failed", className: "failed" })];
   const result = job.result;
@@ -56,8 +63,9 @@ function resultOf(job) {
   for (const attack of result.attacks || []) {
     const steps = attack.spec.steps ? `-${attack.spec.steps}` : "";
     const norm = attack.spec.norm === "l2" && !attack.name.endsWith("-l2") ? " l2" : "";
-    const ball = attack.spec.eps ? `, ${attack.spec.norm} ${Number(attack.spec.eps.toPrecision(3))}` : "";
-    const label = `${attack.name}${steps}${norm} ${percent(attack.robust_accuracy)}`;
+    const ball = attack.spec.eps ? `, ${attack.spec.norm} ${radius(attack.spec.eps)}` : "";
+    const within = attack.spec.eps ? ` at ${radius(attack.spec.eps)}` : "";
+    const label = `${attack.name}${steps}${norm}${within}: ${percent(attack.robust_accuracy)}`;
     chips.push(chip(label, `robust accuracy, ${attack.access || "white-box"}${ball}`));
   }
   for (const warning of result.warnings || []) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,12 @@ def train(
 
 
 def fingerprint(params: Spec, dataset: Dataset) -> str:
-    """Identifies a run: its resolved spec and its data."""
-    return hashlib.sha256(f"{params.model_dump_json()}\n{dataset.sha256}".encode()).hexdigest()
+    """Identifies a run: its spec, which a job has written out, and its data.
+
+    Fields that the spec does not have are left out: a later program may know more of them.
+    """
+    spec = json.dumps(params.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    return hashlib.sha256(f"{spec}\n{dataset.sha256}".encode()).hexdigest()
 
 
 class Steps:

@@ -12,10 +12,12 @@ from models import precision
 from models.checkpoints import CheckpointError, load_state, save_model
 from models.data import DataError, Dataset, load
 from models.loop import DivergedError
+from models.methods.pgd_at import PGDATParams
 from models.methods.spec import METHODS
 from models.networks import ImageModel, IncompatibleModelError, build_model
 from models.progress import Stopped
 from models.specs import ModelCard
+from models.training import fingerprint
 from tests.models.recording import Recorder
 from tests.models.small_trainings import SPECS, params, run
 
@@ -111,6 +113,18 @@ def test_a_checkpoint_of_another_run_is_refused(digits: Dataset, tmp_path: Path)
         run(spec, digits, tmp_path, reporter=recorder)
     with pytest.raises(CheckpointError, match="another spec"):
         run(spec.model_copy(update={"epochs": 9}), digits, tmp_path, resume=recorder.checkpoints[0][0])
+
+
+def test_a_later_program_with_more_fields_goes_on_with_a_run(digits: Dataset) -> None:
+    class Later(PGDATParams):
+        aardvark: int = 7
+
+    spec = params("pgd-at")
+    written_out = spec.model_dump(mode="json")
+    first = fingerprint(PGDATParams.model_validate(written_out), digits)
+    assert fingerprint(Later.model_validate(written_out), digits) == first
+    assert fingerprint(Later.model_validate({**written_out, "aardvark": 8}), digits) != first
+    assert fingerprint(PGDATParams.model_validate({**written_out, "epochs": 9}), digits) != first
 
 
 def test_on_another_machine_a_run_goes_on_as_it_began(digits: Dataset, base: ImageModel, tmp_path: Path) -> None:

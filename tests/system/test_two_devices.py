@@ -6,7 +6,6 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 import torch
 
 from app.services import models
@@ -25,9 +24,7 @@ from tests.system.trainings import (
     wait_for_checkpoint,
     weights,
 )
-from worker.crew import cores
 
-pytestmark = pytest.mark.skipif(cores() < 2, reason="two processes need two cores")
 PAIR = {**PRETRAIN, "devices": 2, "epochs": 12}
 
 

@@ -13,7 +13,7 @@ import torch
 from models.methods.spec import METHODS
 from models.progress import Silent
 from tests.system.trainings import ENDLESS
-from worker.crew import TooFewDevicesError, cores, crew
+from worker.crew import TooFewDevicesError, crew
 from worker.pipe import Pipe
 from worker.runs import train_as
 from worker.task import Task
@@ -32,7 +32,6 @@ def task_of(folder: Path, *, devices: int) -> Task:
     return Task.parse(fields | {"upload": None, "resume": None, "evidence": ()})
 
 
-@pytest.mark.skipif(cores() < 2, reason="two processes need two cores")
 def test_the_first_process_fails_for_its_own_reason(tmp_path: Path) -> None:
     task = task_of(tmp_path, devices=2)
     own = pytest.raises(torch.OutOfMemoryError, match="the first process itself")

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
-from sklearn.cluster import KMeans
 
 from models.data.images import DataError, ImageSet
 from models.measurement import features_of, predictions_of
@@ -80,6 +79,8 @@ def relabel(
         if count > len(images):
             raise DataError(f"{count} clusters of {len(images)} images: ask for at most as many")
         features = features_of(base, images, device=device).cpu().double().numpy()
+        from sklearn.cluster import KMeans  # costs a fifth of a process's start, and clusters alone need it
+
         found = KMeans(count, n_init=STARTS, random_state=params.seed % 2**32).fit_predict(features)
         return ImageSet(images.images, torch.from_numpy(found).long(), cluster_names(count))
     if not isinstance(base, Classifier):

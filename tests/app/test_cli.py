@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,13 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.settings import Settings
 from tests.servers import free_port
+
+
+def test_it_starts_without_what_only_some_commands_need() -> None:
+    """`clead --help`, and a worker's command before the worker: torch alone would be most of their time."""
+    script = "import sys; import app.cli; print({'torch', 'numpy', 'alembic', 'fastapi', 'uvicorn'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
 
 
 def test_settings_that_are_piped_are_whole(tmp_path: Path) -> None:

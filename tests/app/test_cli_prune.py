@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.cli_prune import parse_age
+from app.services.prune import SAFETY_AGE
 from app.settings import Settings
 from app.storage import Storage
 from migrations import upgrade
@@ -54,3 +55,8 @@ def test_a_dry_run_says_what_the_run_then_does(tmp_path: Path, monkeypatch: pyte
 def test_it_asks_what_to_prune_and_refuses_an_age_that_is_none() -> None:
     assert CliRunner().invoke(cli, ["prune"]).exit_code == 2
     assert CliRunner().invoke(cli, ["prune", "--examples-older-than", "soon"]).exit_code == 2
+
+
+def test_its_help_tells_the_age_of_what_it_takes() -> None:
+    said = CliRunner().invoke(cli, ["prune", "--help"], env={"COLUMNS": "200"}).output
+    assert f"files older than {SAFETY_AGE / timedelta(hours=1):.0f} h" in said

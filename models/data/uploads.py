@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-
 from models.data.archive import UploadLimits, open_archive
+from models.data.cache import kept
 from models.data.folder import read_folder
-from models.data.images import Dataset, ImageSet, Progress
+from models.data.images import Dataset, Progress
 from models.data.npz import is_npz, read_npz
 from models.data.spec import DATASETS
 from models.data.split import Upload, collect, measure
-
-logger = logging.getLogger(__name__)
-CACHE_FOLDER = "decoded"
 
 
 @dataclass(frozen=True)
@@ -76,16 +67,12 @@ def load(
     if upload is None:
         return DATASETS[name].load(root, progress)
     sha256 = file_hash(upload)
-    cache = root / CACHE_FOLDER / f"{sha256}.npz"
-    if cache.is_file():
-        try:
-            return _read_cache(cache, name, sha256=sha256)
-        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError) as error:
-            logger.warning("the decoded pixels in %s are damaged (%s); decoding again", cache.name, error)
-    with _opened(upload, limits or UploadLimits()) as opened:
-        dataset = collect(opened, name, sha256=sha256, progress=progress)
-    _write_cache(cache, dataset)
-    return dataset
+
+    def decode() -> Dataset:
+        with _opened(upload, limits or UploadLimits()) as opened:
+            return collect(opened, name, sha256=sha256, progress=progress)
+
+    return kept(root, name, sha256=sha256, decode=decode)
 
 
 def file_hash(path: Path) -> str:
@@ -98,31 +85,3 @@ def file_hash(path: Path) -> str:
 def _opened(path: Path, limits: UploadLimits) -> Iterator[Upload]:
     with open_archive(path, limits) as archive:
         yield read_npz(archive, limits) if is_npz(archive) else read_folder(archive, limits)
-
-
-def _write_cache(cache: Path, dataset: Dataset) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                x_train=dataset.train.images.numpy(),
-                y_train=dataset.train.labels.numpy(),
-                x_test=dataset.test.images.numpy(),
-                y_test=dataset.test.labels.numpy(),
-                classes=np.array(dataset.classes),
-            )
-        temporary.replace(cache)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_cache(cache: Path, name: str, *, sha256: str) -> Dataset:
-    with np.load(cache, allow_pickle=False) as arrays:
-        classes = tuple(arrays["classes"].tolist())
-
-        def split(part: str) -> ImageSet:
-            return ImageSet(torch.from_numpy(arrays[f"x_{part}"]), torch.from_numpy(arrays[f"y_{part}"]), classes)
-
-        return Dataset(name, split("train"), split("test"), sha256=sha256)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,18 @@ def test_digits_are_scikit_learns_split_once_and_for_all(tmp_path: Path) -> None
     source = np.rint(load_digits().images.reshape(-1, 64) * 255 / 16).astype(int)
     assert sorted(map(tuple, pixels.tolist())) == sorted(map(tuple, source.tolist()))
     assert data.test.labels.bincount().min() >= 34
+
+
+def test_digits_are_kept_so_that_the_next_process_needs_no_scikit_learn(tmp_path: Path) -> None:
+    first = load("digits", root=tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from models.data import load;"
+        "from models.data.images import content_hash; again = load('digits', root=Path(sys.argv[1]));"
+        "print(content_hash(again.train, again.test), again.sha256, 'sklearn' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert told == [first.sha256, first.sha256, "False"]
 
 
 def test_channel_statistics_are_numpys() -> None:

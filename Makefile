@@ -28,7 +28,7 @@ serve: $(VENV)/.installed ## the service on this machine: API, one worker, SQLit
 
 test: $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and browser
 	@tests/system/install-servers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 test-compose: $(VENV)/.installed-dev ## the containers: built, used, killed, taken down; needs Docker with Compose v2
 	$(BIN)/python -m pytest -m docker tests/compose

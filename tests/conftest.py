@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ DEPLOYMENTS = ("sqlite+filesystem", "postgres+redis")
 
 # Two cores are shared by the tests and what they start; threads of one process only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no core waits for one at the end: whole systems, then those of many tests."""
+    system = Path(__file__).parent / "system"
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (system not in item.path.parents, -tests[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

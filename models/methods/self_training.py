@@ -79,7 +79,7 @@ def relabel(
         if count > len(images):
             raise DataError(f"{count} clusters of {len(images)} images: ask for at most as many")
         features = features_of(base, images, device=device).cpu().double().numpy()
-        from sklearn.cluster import KMeans  # costs a fifth of a process's start, and clusters alone need it
+        from sklearn.cluster import KMeans  # costs a third of a process's start, and clusters alone need it
 
         found = KMeans(count, n_init=STARTS, random_state=params.seed % 2**32).fit_predict(features)
         return ImageSet(images.images, torch.from_numpy(found).long(), cluster_names(count))

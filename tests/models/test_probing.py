@@ -140,13 +140,13 @@ def test_an_adversarial_linear_probe_leaves_the_backbone_and_stands_more(
     precision: str, encoder: Any, digits: Dataset, tmp_path: Path
 ) -> None:
     before = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
-    spec = {**HARD, "mode": "adversarial-linear", "precision": precision}
-    attacked = run(encoder, digits, tmp_path, spec=spec)
-    clean = run(encoder, digits, tmp_path, spec={**HARD, "mode": "linear"})
+    hard = {**HARD, "epochs": 3}
+    attacked = run(encoder, digits, tmp_path, spec={**hard, "mode": "adversarial-linear", "precision": precision})
+    clean = run(encoder, digits, tmp_path, spec={**hard, "mode": "linear"})
     for state in (encoder.backbone.state_dict(), attacked.model.backbone.state_dict()):
         assert all(torch.equal(before[key], value) for key, value in state.items())
     # On random features no head is robust; but this one minimizes the loss under attack, and the other does not.
-    assert under_attack(attacked, digits)[1] < 0.9 * under_attack(clean, digits)[1]
+    assert under_attack(attacked, digits)[1] < 0.95 * under_attack(clean, digits)[1]
     assert 0 < attacked.result["attack_share"] < 1 and "attack_share" not in clean.result
 
 

@@ -74,7 +74,7 @@ def _rows(deployment: Deployment, submitted: Sequence[Submitted]) -> list[str]:
 def _attempts(deployment: Deployment, kills: Sequence[Kill]) -> list[str]:
     """An attempt that a kill has ended was followed by another."""
     with deployment.database.session() as session:
-        attempts = dict(session.execute(select(Job.id, Job.attempt)).tuples().all())
+        attempts = {job.id: job.attempt for job in session.execute(select(Job.id, Job.attempt))}
     ended = {(kill.job, kill.attempt) for kill in kills if kill.job is not None}
     need = Counter(job_id for job_id, _ in ended)
     return [

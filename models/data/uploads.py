@@ -1,4 +1,4 @@
-"""Data sets by name, and uploaded ones: checking them, and reading them with a cache of the decoded pixels."""
+"""Data sets by name, and uploaded ones: checking them, and reading them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def load(
 ) -> Dataset:
     """The data set called ``name``: from the file ``upload`` if one is given, else a registered one.
 
-    ``root`` keeps downloads and the decoded pixels of uploads, the latter by the upload's SHA-256. Raises
+    ``root`` keeps downloads, and decoded pixels by the SHA-256 of the upload or, of digits, their own. Raises
     :class:`DataError`, and :class:`models.registry.UnknownNameError` for a name that is not registered.
     """
     if upload is None:

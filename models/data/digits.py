@@ -23,7 +23,7 @@ def load(root: Path, progress: Progress | None) -> Dataset:
 
 
 def _decode() -> Dataset:
-    from sklearn.datasets import load_digits  # costs more than all else that a small job starts with
+    from sklearn.datasets import load_digits  # costs more than half of what torch does
     from sklearn.model_selection import train_test_split
 
     bunch = load_digits()

@@ -21,7 +21,8 @@ CACHE_FOLDER = "decoded"
 def kept(root: Path, name: str, *, sha256: str, decode: Callable[[], Dataset]) -> Dataset:
     """The data set of that hash: what is kept of it below ``root``, else what ``decode`` answers, kept from then on.
 
-    Data of another hash is answered and not kept. A damaged file is written again.
+    Data of another hash is answered and not kept. A damaged file is written again; where none can be written, the
+    log says so, and the data is answered all the same.
     """
     cache = root / CACHE_FOLDER / f"{sha256}.npz"
     if cache.is_file():
@@ -31,7 +32,10 @@ def kept(root: Path, name: str, *, sha256: str, decode: Callable[[], Dataset]) -
             logger.warning("the decoded pixels in %s are damaged (%s); decoding again", cache.name, error)
     dataset = decode()
     if dataset.sha256 == sha256:
-        _write(cache, dataset)
+        try:
+            _write(cache, dataset)
+        except OSError as error:
+            logger.warning("the decoded pixels of %s cannot be kept (%s)", name, error)
     return dataset
 
 

@@ -44,6 +44,14 @@ def test_digits_are_kept_so_that_the_next_process_needs_no_scikit_learn(tmp_path
     assert told == [first.sha256, first.sha256, "False"]
 
 
+def test_data_that_cannot_be_kept_is_answered_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "decoded").write_bytes(b"a file where the folder should be")
+    assert len(load("digits", root=tmp_path).test) == 360
+    assert "the decoded pixels of digits cannot be kept" in caplog.text
+
+
 def test_channel_statistics_are_numpys() -> None:
     train = image_set([0, 1, 2] * 10)
     mean, std = Dataset("x", train, train, sha256="").channel_statistics()

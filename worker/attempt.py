@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.errors import DomainError
 from app.file_systems import StorageError
-from app.services import artifacts, claims, references
+from app.services import artifacts, claims, parents, references
 from app.services.artifacts import Deposit
 from app.services.claims import Claim
 from app.storage import Artifact
@@ -90,6 +90,8 @@ class Attempt:
             target=copy_context().run, args=(self._watch, child), name=f"watch-{self._claim.job_id}", daemon=True
         )
         watch.start()
+        if self._claim.parent_id is not None:
+            parents.prepare()  # while the child starts
         try:
             self._listen(child)
         finally:

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.errors import DomainError, NotFoundError
-from app.records import ModelVersion
-from app.services import claims, datasets, models, shards
+from app.records import ModelVersion, StoredDataset
+from app.services import claims, models, references
 from app.services.claims import Claim
+from app.services.submission import MERGE
 from app.storage import CorruptArtifactError, Storage
 from worker.context import Worker
 
@@ -73,7 +74,7 @@ def _registered(session: Session, reference: str) -> ModelVersion:
 def _fetch_upload(worker: Worker, name: str) -> str | None:
     """The local copy of an uploaded data set, fetched once; None for a built-in one."""
     with worker.database.session() as session:
-        record = datasets.stored(session, name)
+        record = session.get(StoredDataset, name)
     if record is None:
         return None
     path = worker.settings.data_cache / "uploads" / record.sha256
@@ -104,10 +105,10 @@ def _fetch_checkpoint(worker: Worker, claim: Claim, *, folder: Path) -> str | No
 
 def _fetch_evidence(worker: Worker, claim: Claim, *, folder: Path) -> list[str | None]:
     """What the shards of an evaluation saw, for the job that merges it, by index; None for one that got lost."""
-    if claim.kind != shards.MERGE or claim.parent_id is None:
+    if claim.kind != MERGE or claim.parent_id is None:
         return []
     with worker.database.session() as session:
-        known = shards.evidence(session, claim.parent_id)
+        known = references.evidence_by_shard(session, claim.parent_id)
     storage = worker.evidence_of(claim.parent_id)
     paths: list[str | None] = []
     for index, sha256 in enumerate(known):

@@ -17,7 +17,7 @@ from app.records import Job
 from app.services import claims, models, parents, references
 from app.services.artifacts import Deposit
 from app.services.claims import Claim
-from app.services.shards import MERGE
+from app.services.submission import MERGE
 from app.storage import Artifact, Storage
 from worker.context import Worker
 from worker.patience import patiently

@@ -94,11 +94,6 @@ def find(session: Session, name: str, *, asking: Principal = OPERATOR) -> Datase
     return _uploaded(record)
 
 
-def stored(session: Session, name: str) -> StoredDataset | None:
-    """The upload called ``name``; None for a built-in or unknown one."""
-    return session.get(StoredDataset, name)
-
-
 def _theirs(query: Select[Any], asking: Principal) -> Select[Any]:
     return query if asking.owns(None) else query.where(StoredDataset.account == asking.account)
 

@@ -8,7 +8,7 @@ parent one after the other, and nobody waits in a circle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -18,11 +18,29 @@ from app.errors import DomainError
 from app.records import FINAL, Job, utc_now
 from app.services import models
 from app.services.parent_kind import ChildState, ParentKind
-from app.services.protocol import PROTOCOL
-from app.services.shards import SHARDED
 from app.services.submission import QUEUES, add_job
 
-KINDS: Mapping[str, ParentKind] = {"protocol": PROTOCOL, "evaluate": SHARDED}
+
+def _protocol() -> ParentKind:
+    from app.services.protocol import PROTOCOL
+
+    return PROTOCOL
+
+
+def _sharded() -> ParentKind:
+    from app.services.shards import SHARDED
+
+    return SHARDED
+
+
+KINDS: Mapping[str, Callable[[], ParentKind]] = {"protocol": _protocol, "evaluate": _sharded}
+"""Imported when such a parent is met: they check specs with torch, which a worker's own process can be without."""
+
+
+def prepare() -> None:
+    """Import what :func:`advance` needs, so that it is not done inside a transaction, which others may wait for."""
+    for kind in KINDS.values():
+        kind()
 
 
 def start(
@@ -37,7 +55,7 @@ def start(
     step_key: str | None = None,
 ) -> Job:
     """Writing. Add a ``queued`` job; or a ``running`` parent with its first children, if its children do the work."""
-    divided = kind in KINDS and KINDS[kind].divides(session, spec)
+    divided = kind in KINDS and KINDS[kind]().divides(session, spec)
     job = add_job(
         session,
         kind=kind,
@@ -52,7 +70,7 @@ def start(
     if divided:
         job.status = "running"
         job.started_at = utc_now()
-        job.progress = {"total": KINDS[kind].total(session, job)}
+        job.progress = {"total": KINDS[kind]().total(session, job)}
         session.flush()
         advance(session, job.id)
     return job
@@ -114,7 +132,7 @@ def advance(session: Session, parent_id: str) -> list[Job]:
 
 
 def _add_ready(session: Session, parent: Job, below: Mapping[str, Job]) -> list[Job]:
-    kind = KINDS[parent.kind]
+    kind = KINDS[parent.kind]()
     plan = kind.steps(session, parent)
     finished = {key: child for key, child in below.items() if child.status == "succeeded"}
     labels = {label.key: label.value for label in parent.labels}
@@ -209,7 +227,7 @@ def needed_models(session: Session, job: Job) -> set[str]:
     for child in below.values():
         if child.status != "succeeded":
             needed |= needed_models(session, child)
-    for step in KINDS[job.kind].steps(session, job):
+    for step in KINDS[job.kind]().steps(session, job):
         if step.key not in below:
             results = (below[need].result or {} for need in step.needs if need in below)
             needed |= {str(result["model"]) for result in results if "model" in result}
@@ -230,7 +248,7 @@ def progress(parent: Job, below: Sequence[ChildState]) -> dict[str, Any] | None:
     """How far a parent is, from its children as they are now."""
     if parent.progress is None or not below:
         return parent.progress
-    shown = KINDS[parent.kind].progress(below, parent.progress["total"])
+    shown = KINDS[parent.kind]().progress(below, parent.progress["total"])
     return shown if parent.status == "running" else {**shown, "stage": parent.status, "eta_seconds": None}
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, aliased
 from app.records import Checkpoint, IdempotencyKey, Job, utc_now
 from app.records.session import Database
 from app.services import artifacts, references
-from app.services.shards import MERGE, SHARD
+from app.services.submission import MERGE, SHARD
 from app.services.views import timestamp
 from app.storage import Storage
 

@@ -13,7 +13,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.records import Checkpoint, Job, ModelVersion, StoredDataset
-from app.services.shards import MERGE, SHARD
+from app.services.submission import MERGE, SHARD
 
 CHECKPOINTS, EVIDENCE, EXAMPLES = "checkpoints", "evidence", "examples"
 PICTURES = ("clean", "adversarial", "difference")
@@ -40,6 +40,13 @@ def evidence_of(evaluation_id: str) -> str:
 def examples_of(job_id: str, *, kind: str, parent_id: str | None) -> str:
     """Folder of a job's examples; a large evaluation has those that its last step made."""
     return f"{EXAMPLES}/{parent_id if kind == MERGE else job_id}"
+
+
+def evidence_by_shard(session: Session, evaluation_id: str) -> list[str | None]:
+    """Hashes of what the shards of an evaluation left in that folder, by index; None for a shard that left nothing."""
+    query = select(Job.spec, Job.result).where(Job.parent_id == evaluation_id, Job.kind == SHARD)
+    found = {spec["shard"]["index"]: (result or {}).get("evidence") for spec, result in session.execute(query)}
+    return [found[index] for index in sorted(found)]
 
 
 def every(session: Session) -> Iterator[Reference]:

@@ -8,24 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.records import Job
 from app.services import datasets
 from app.services.parent_kind import ChildState, Finished, ParentKind, Resolved, Step
+from app.services.submission import MERGE, SHARD
 from models.evaluation_progress import UNIT, total_steps
 from models.evaluation_shards import shard_count
 from models.evaluation_spec import EvaluationParams
-
-SHARD, MERGE = "shard", "merge"
-
-
-def evidence(session: Session, evaluation_id: str) -> list[str | None]:
-    """Hashes of what the shards of an evaluation left in the storage, by index; None for a shard that left nothing."""
-    query = select(Job.spec, Job.result).where(Job.parent_id == evaluation_id, Job.kind == SHARD)
-    found = {spec["shard"]["index"]: (result or {}).get("evidence") for spec, result in session.execute(query)}
-    return [found[index] for index in sorted(found)]
 
 
 def _images(session: Session, spec: Mapping[str, Any]) -> int:

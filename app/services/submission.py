@@ -9,9 +9,11 @@ from sqlalchemy.orm import Session
 
 from app.records import Job, JobLabel
 
+SHARD, MERGE = "shard", "merge"
+"""Kinds of the children of a large evaluation."""
 QUEUES = {
     **dict.fromkeys(("pretrain", "probe", "train"), "train"),
-    **dict.fromkeys(("evaluate", "corruptions", "shard", "merge"), "evaluate"),
+    **dict.fromkeys(("evaluate", "corruptions", SHARD, MERGE), "evaluate"),
 }
 """Queue of each kind of job that a worker runs. A protocol job is not among them: its children are."""
 

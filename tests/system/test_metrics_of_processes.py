@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import httpx
 
@@ -42,6 +43,7 @@ def test_a_worker_tells_of_its_jobs_and_of_a_killed_child(laptop: Deployment) ->
     done = httpx.post(f"{url}/jobs/train", json={**BODY, "epochs": 1}, timeout=60).json()["id"]
     assert laptop.wait(done).status == "succeeded"
     worker.wait_for("clead_worker_attempts_total", "train", "done")
+    assert "libtorch" not in Path(f"/proc/{worker.process.pid}/maps").read_text()  # the job's own process alone has it
 
     job_id = laptop.submit("train", LONG)
     wait_for_checkpoint(laptop, job_id)

@@ -14,6 +14,13 @@ from app.settings import Settings
 from migrations import upgrade
 
 
+def test_a_worker_starts_without_torch() -> None:
+    """Which would be most of its time and memory: it is the job's own process that computes."""
+    script = "import sys; import worker.main, worker.reaper; print({'torch', 'numpy', 'PIL'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
 def test_a_worker_refuses_a_newer_schema_in_one_line(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     upgrade(settings)

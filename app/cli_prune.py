@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,11 +14,9 @@ from sqlalchemy.exc import OperationalError
 
 from app.errors import DomainError
 from app.records.session import Database
+from app.services.prune import SAFETY_AGE, Pruned, Pruner
 from app.settings import settings_or_exit
 from app.storage import Storage
-
-if TYPE_CHECKING:
-    from app.services.prune import Pruned
 
 console = Console()
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -57,8 +55,6 @@ def prune(
     It runs beside the API and any number of workers. Nothing that a model, a data set, or a job that may still run
     refers to is ever removed.
     """
-    from app.services.prune import SAFETY_AGE, Pruner
-
     settings = settings_or_exit()
     database = Database(settings.database_url)
     pruner = Pruner(database, Storage(settings.storage_url), dry_run=dry_run)

@@ -90,9 +90,9 @@ class Attempt:
             target=copy_context().run, args=(self._watch, child), name=f"watch-{self._claim.job_id}", daemon=True
         )
         watch.start()
-        if self._claim.parent_id is not None:
-            parents.prepare()  # while the child starts
         try:
+            if self._claim.parent_id is not None:
+                parents.prepare()  # while the child starts
             self._listen(child)
         finally:
             child.kill()

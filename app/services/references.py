@@ -43,7 +43,7 @@ def examples_of(job_id: str, *, kind: str, parent_id: str | None) -> str:
 
 
 def evidence_by_shard(session: Session, evaluation_id: str) -> list[str | None]:
-    """Hashes of what the shards of an evaluation left in that folder, by index; None for a shard that left nothing."""
+    """Hashes of the evidence that the shards of an evaluation left, by index; None for a shard that left nothing."""
     query = select(Job.spec, Job.result).where(Job.parent_id == evaluation_id, Job.kind == SHARD)
     found = {spec["shard"]["index"]: (result or {}).get("evidence") for spec, result in session.execute(query)}
     return [found[index] for index in sorted(found)]

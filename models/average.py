@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -20,10 +19,7 @@ class Average(nn.Module):
     def model(self) -> nn.Module:
         return self._average.module
 
-    @torch.no_grad()
     def follow(self) -> None:
         """After every update."""
         (model,) = self._model
-        self._average.update_parameters(model)
-        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            ours.copy_(theirs)
+        self._average.update_parameters(model)  # and its buffers, as they are

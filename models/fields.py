@@ -37,6 +37,13 @@ Pixels = Annotated[float, BeforeValidator(parse_fraction, json_schema_input_type
 """A size in pixels of [0, 1], or its fraction as text."""
 
 
+def inside_pixel_range(length: float) -> float:
+    """``length`` of an Linf ball or step if it is at most 1; ValueError with how 8-bit steps are written."""
+    if length > 1:
+        raise ValueError(f'pixels lie in [0, 1], so an linf radius is at most 1; 8-bit steps are "{length:g}/255"')
+    return length
+
+
 def pixel_schema(*, positive: bool = False, null: bool = False) -> Callable[[dict[str, Any]], None]:
     """JSON schema of a ``Pixels`` field up to 1,000, since pydantic drops the bounds of such a field from its own."""
 

@@ -16,7 +16,8 @@ _TINY = 1e-8
 class Lars(Optimizer):
     """SGD with momentum whose step for layer w is scaled by 0.001·‖w‖ / (‖g‖ + wd·‖w‖) (Algorithm 1).
 
-    Groups with ``adapted`` false (biases, normalization) take plain steps, as is usual in self-supervised learning.
+    Two departures: groups with ``adapted`` false (biases, normalization) take plain steps, as is usual in
+    self-supervised learning, and the learning rate stands outside the momentum, as in torch's SGD.
     """
 
     def __init__(self, parameters: Iterable[Any], *, lr: float, momentum: float) -> None:

@@ -31,8 +31,7 @@ class NTXent(nn.Module):
             raise ValueError(f"two or more views of one shape (N, D) are needed, not {[tuple(v.shape) for v in views]}")
         views = tuple(gathered(view) for view in views)
         versions, count = len(views), len(views[0])
-        every = torch.cat(views)
-        every = every if every.dtype == torch.float64 else every.float()
+        every = _wide(torch.cat(views))
         # Autocast would turn this product back into half precision.
         with torch.autocast(every.device.type, enabled=False):
             similarity = every @ every.T / self.temperature
@@ -69,7 +68,7 @@ def contrastive_margin(perturbed: Tensor, clean: Tensor) -> Tensor:
     """
     own = torch.arange(len(clean), device=clean.device)[:, None] + rank() * len(clean)
     with torch.autocast(clean.device.type, enabled=False):
-        similarity = perturbed.float() @ gathered(clean).float().T
+        similarity = _wide(perturbed) @ _wide(gathered(clean)).T
     others = similarity.scatter(1, own, float("-inf"))
     return others.amax(dim=1) - similarity.gather(1, own).squeeze(1)
 
@@ -79,6 +78,9 @@ def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
 
     It has a gradient with respect to both.
     """
-    wide = torch.promote_types(clean.dtype, torch.float32)
-    log_p, log_q = clean.to(wide).log_softmax(dim=1), attacked.to(wide).log_softmax(dim=1)
+    log_p, log_q = _wide(clean).log_softmax(dim=1), _wide(attacked).log_softmax(dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

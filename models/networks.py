@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones.spec import Backbone, build_backbone
+from models.randomness import torch_seeded
 from models.specs import ModelCard, ProjectionSpec
 
 
@@ -94,7 +95,7 @@ def build_model(card: ModelCard, *, seed: int = 0) -> ImageModel:
     Raises :class:`IncompatibleModelError` for a card that contradicts itself, ValueError for a backbone that cannot
     take its images, and :class:`models.registry.UnknownNameError` for an unknown backbone.
     """
-    with _torch_seeded(seed):
+    with torch_seeded(seed):
         model = unfilled_model(card)
     if not model.backbone.own_initialization:
         initialize(model, seed=seed)
@@ -106,17 +107,6 @@ def build_model(card: ModelCard, *, seed: int = 0) -> ImageModel:
 def unfilled_model(card: ModelCard) -> ImageModel:
     """The model that ``card`` describes, with whatever weights its constructors draw; errors as :func:`build_model`."""
     return Classifier(card) if card.kind == "classifier" else Encoder(card)
-
-
-@contextmanager
-def _torch_seeded(seed: int) -> Iterator[None]:
-    """Torch's global CPU generator at ``seed`` inside, as it was afterwards: constructors draw from it alone."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
 
 
 @torch.no_grad()

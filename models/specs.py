@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from models.fields import ClassName, JsonArray, Pixels, pixel_schema
+from models.fields import ClassName, JsonArray, Pixels, inside_pixel_range, pixel_schema
 from models.references import ModelRef, Name
 
 
@@ -218,6 +218,11 @@ class ValidationSpec(Spec):
         None, ge=1, le=100_000, description="stop after so many looks without a better one; null: never"
     )
 
+    @field_validator("eps", "step_size")
+    @classmethod
+    def _inside_the_pixel_range(cls, length: float) -> float:
+        return inside_pixel_range(length)
+
 
 def most_held_out(known: int) -> int:
     """Of so many labelled images a validation may take this many: a fifth."""
@@ -270,6 +275,11 @@ class TrainingParams(Spec):
         if batch_size is not None and batch_size % devices:
             raise ValueError(f"a batch of {batch_size} images cannot be shared alike by {devices} devices")
         return devices
+
+    @property
+    def second_norms(self) -> bool:
+        """Whether a second set of batch normalization is trained beside the backbone's."""
+        return False
 
 
 MAX_CHANNELS = 16

@@ -23,7 +23,7 @@ from models.methods.spec import METHODS, Learner, Method
 from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
 from models.precision import Resolved, autocast, pick_device, resolve_precision, training_algorithms
 from models.progress import Moment, Reporter
-from models.randomness import generator_for
+from models.randomness import generator_for, torch_seeded
 from models.specs import LabelledData, ModelCard, Spec, TrainingParams, held_out_size
 from models.validation import PGD, Validation
 
@@ -132,7 +132,9 @@ class Steps:
     def __call__(self, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         images, labels = self._loader.batch(moment.step)
         generator = generator_for(self._seed, "step", moment.step, device=self._device)
-        with autocast(self._precision, self._device):
+        # Dropout and the like, which every process draws for its own images.
+        network = torch_seeded(derive_seed(self._seed, "network", moment.step, rank()), device=self._device)
+        with autocast(self._precision, self._device), network:
             return self._learner.loss(images, labels, moment=moment, generator=generator)
 
 

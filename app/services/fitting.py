@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel
@@ -135,10 +135,13 @@ def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVers
     sizes: dict[str, int] = {}
     for pointer, backbone in _backbones(params):
         built = _built(backbone, data.image_shape)
-        if isinstance(built, int):
-            sizes[pointer] = built
-        else:
+        if not isinstance(built, Built):
             yield {"pointer": pointer + built["pointer"], "detail": built["detail"]}
+            continue
+        sizes[pointer] = built.weights
+        if pointer == "/backbone" and params.second_norms and not built.normalized:
+            detail = f"{backbone.name} has no batch normalization, of which this training needs a second set"
+            yield {"pointer": "/backbone/name", "detail": detail}
     if sum(sizes.values()) > MAX_PARAMETERS:
         largest = max(sizes, key=lambda pointer: sizes[pointer])
         detail = f"{sum(sizes.values())} weights in all; at most {MAX_PARAMETERS} are accepted"
@@ -163,17 +166,27 @@ def _backbones(value: Any, pointer: str = "") -> Iterator[tuple[str, BackboneSpe
             yield from _backbones(item, f"{pointer}/{index}")
 
 
+class Built(NamedTuple):
+    """What is known of a network that has been built."""
+
+    weights: int
+    normalized: bool
+    """In batches, by BatchNorm2d."""
+
+
 @lru_cache(maxsize=1000)  # building takes longer than all the rest of a submission
-def _built(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> int | FieldError:
-    """Weights of the network, built without memory; or its builder's refusal, with the pointer inside the spec."""
+def _built(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> Built | FieldError:
+    """The network, built without memory; or its builder's refusal, with the pointer inside the spec."""
     channels = image_shape[0]
     card = ModelCard(
         kind="encoder", backbone=backbone, image_shape=image_shape, mean=(0.0,) * channels, std=(1.0,) * channels
     )
     try:
         with torch.device("meta"):
-            return sum(weight.numel() for weight in build_model(card).parameters())
+            model = build_model(card)
     except UnknownNameError as error:
         return {"pointer": "/name", "detail": str(error)}
     except (IncompatibleModelError, ValueError) as error:
         return {"pointer": "", "detail": str(error)}
+    weights = sum(weight.numel() for weight in model.parameters())
+    return Built(weights, normalized=any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from models.fields import Pixels, pixel_schema
+from models.fields import Pixels, inside_pixel_range, pixel_schema
 from models.registry import Registry
 from models.specs import Spec
 
@@ -61,9 +61,7 @@ class BoundedParams(AttackParams):
     @field_validator("eps")
     @classmethod
     def _inside_the_pixel_range(cls, eps: float, info: ValidationInfo) -> float:
-        if info.data.get("norm") == "linf" and eps > 1:
-            raise ValueError(f'pixels lie in [0, 1], so an linf radius is at most 1; 8-bit steps are "{eps:g}/255"')
-        return eps
+        return inside_pixel_range(eps) if info.data.get("norm") == "linf" else eps
 
     @property
     def radius(self) -> tuple[Norm, float]:

@@ -28,6 +28,10 @@ class ACLParams(ContrastiveParams):
     )
     attack: ContrastiveAttack = ContrastiveAttack()
 
+    @property
+    def second_norms(self) -> bool:
+        return self.streams != "a2a"
+
 
 class ACLLearner(ContrastiveLearner):
     """Minimizes ℓ(x₁', x₂') (a2a), ℓ(x₁', x₂) (a2s) or ½ [ℓ(x₁, x₂) + ℓ(x₁', x₂')] (ds; Fig. 1).
@@ -88,7 +92,7 @@ METHODS.add(
         params=ACLParams,
         build=build,
         paper="Jiang et al. 2020, Robust pre-training by adversarial contrastive learning, arXiv 2010.13337",
-        formula="ds: min ½ [ℓ(x₁, x₂; norms n) + ℓ(x₁', x₂'; norms a)], (x₁', x₂') = argmax of ℓ(x₁', x₂'; norms a)",
+        formula="ds: min ½ [ℓ(x₁, x₂; BN_clean) + ℓ(x₁', x₂'; BN_adv)], (x₁', x₂') = argmax of ℓ(x₁', x₂'; BN_adv)",
         few_updates=400,
     ),
 )

@@ -29,6 +29,10 @@ class AdvPropObjective(Objective):
     method: Literal["advprop"] = Field("advprop", description="name of the method; see GET /methods")
     attack: TrainingAttack = TrainingAttack(eps=4 / 255, steps=5, step_size=1 / 255)
 
+    @property
+    def second_norms(self) -> bool:
+        return True
+
 
 class AdvPropParams(AdvPropObjective, SupervisedParams):
     """Trained as ``pgd-at`` is."""

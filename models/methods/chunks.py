@@ -32,7 +32,6 @@ def in_chunks(
             network,
             torch.cat(piece),
             use_reentrant=False,
-            preserve_rng_state=False,
             context_fn=lambda: (nullcontext(), _statistics_kept(norms)),
         ).chunk(len(views))
         for piece in zip(*(view.tensor_split(count) for view in views), strict=True)

@@ -87,12 +87,18 @@ class CLeadParams(TrainingParams):
     @field_validator("base_model")
     @classmethod
     def _base_model_where_needed(cls, base_model: str | None, info: ValidationInfo) -> str | None:
-        perturbation = info.data.get("perturbation", "contrastive")
+        if "perturbation" not in info.data:  # it was refused itself
+            return base_model
+        perturbation = info.data["perturbation"]
         if perturbation != "contrastive" and base_model is None:
             raise ValueError(f"perturbation {perturbation!r} needs the name of a registered classifier")
         if perturbation == "contrastive" and base_model is not None:
             raise ValueError("perturbation 'contrastive' uses no base model; leave it null")
         return base_model
+
+    @property
+    def second_norms(self) -> bool:
+        return self.pairs == "versions"
 
 
 def build(params: CLeadParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:

@@ -14,7 +14,7 @@ from models.progress import Moment
 
 
 class VersionsLearner(CLeadLearner):
-    """Minimizes ½ [(1 − ω) ℓ(x₁, x₂; norms n) + (1 + ω) ℓ(x₁', x₂'; norms a)], ℓ being NT-Xent of two views.
+    """Minimizes ½ [(1 − ω) ℓ(x₁, x₂; BN_clean) + (1 + ω) ℓ(x₁', x₂'; BN_adv)], ℓ being NT-Xent of two views.
 
     x₁ and x₂ are two crops of an image. x₁' is the one view's version of x₁, perturbed against x₂, and x₂' the other
     view's of x₂, perturbed against x₁; the views change crops with every update. Clean crops have batch normalization

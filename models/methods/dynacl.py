@@ -1,7 +1,10 @@
 """DynACL: ACL whose augmentation fades while the attacked pair gains weight (Luo et al. 2023, arXiv 2303.01289).
 
+The authors' program sends the second view through a momentum encoder and publishes that; this trains both views'
+encoder alone, as the paper's formula has it (``ema`` publishes a moving average).
+
 Its second phase, ``++``, is a ``self-training`` by TRADES' objective from the encoder, on the clusters that k-means
-finds in its features.
+finds in its features; the authors' program first trains the head by itself for 10 epochs, which is left out.
 """
 
 from __future__ import annotations
@@ -25,9 +28,13 @@ class DynACLParams(FadingSpec, ContrastiveParams):
     method: Literal["dynacl"] = Field("dynacl", description="name of the method; see GET /methods")
     attack: ContrastiveAttack = ContrastiveAttack()
 
+    @property
+    def second_norms(self) -> bool:
+        return True
+
 
 class DynACLLearner(ACLLearner):
-    """Minimizes ½ [(1 − ω) ℓ(x₁, x₂; norms n) + (1 + ω) ℓ(x₁', x₂'; norms a)] with ω = λ (1 − strength)."""
+    """Minimizes ½ [(1 − ω) ℓ(x₁, x₂; BN_clean) + (1 + ω) ℓ(x₁', x₂'; BN_adv)] with ω = λ (1 − strength)."""
 
     def __init__(self, encoder: ImageModel, params: DynACLParams) -> None:
         super().__init__(encoder, Augmentation(params.augmentation), params, streams="ds", attack=params.attack)
@@ -57,7 +64,7 @@ METHODS.add(
         build=build,
         paper="Luo et al. 2023, Rethinking the effect of data augmentation in adversarial contrastive learning, "
         "arXiv 2303.01289",
-        formula="min ½ [(1 − ω) ℓ(x₁, x₂; norms n) + (1 + ω) ℓ(x₁', x₂'; norms a)], "
+        formula="min ½ [(1 − ω) ℓ(x₁, x₂; BN_clean) + (1 + ω) ℓ(x₁', x₂'; BN_adv)], "
         "ω = λ (1 − strength), strength 1 → 0",
         few_updates=400,
     ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from pydantic import Field
 
 from models.data.loader import Augmentation
@@ -17,7 +15,11 @@ class FadingSpec(Spec):
 
     stages: int = Field(20, ge=1, le=100_000, description="in how many steps the augmentation's strength falls to 0")
     reweighting: float = Field(
-        2 / 3, ge=0, le=1, description="λ: the attacked pair's additional weight once the augmentation is gone"
+        2 / 3,
+        ge=0,
+        le=1,
+        description="λ: the attacked pair's additional weight once the augmentation is gone; clead's pairs with the "
+        "image have none",
     )
 
 
@@ -31,13 +33,15 @@ class Fading:
     def strength(self, moment: Moment) -> float:
         """Of the augmentation, from 1 at the start down to 1/stages in the last stage."""
         stages = self._spec.stages
-        return 1 - math.floor(moment.share * stages) / stages
+        return 1 - moment.step * stages // moment.total / stages
 
     def augmentation(self, moment: Moment) -> Augment:
         return Augmentation(self._strongest.weaker(self.strength(moment)))
 
     def remarks(self) -> list[dict[str, str]]:
-        """A warning where there is nothing that could fade."""
+        """A warning where nothing fades."""
+        if self._spec.stages == 1:
+            return [{"code": "nothing-fades", "detail": "one stage is all at full strength: give stages 2 or more"}]
         if self._strongest.weaker(0) != self._strongest:
             return []
         detail = "crops and flips do not fade: give augmentation a crop_area below 1, jitter or gray"

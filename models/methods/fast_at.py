@@ -43,11 +43,11 @@ class FastAttack(BoundedParams):
     @classmethod
     def _usual_step_size(cls, step_size: Any, info: ValidationInfo) -> Any:
         usual = 1.25 if info.data.get("name") == "fgsm-rs" else 1.0
-        return usual * info.data.get("eps", 0.0) or 2 / 255 if step_size is None else step_size
+        return min(1.0, usual * info.data.get("eps", 0.0)) or 2 / 255 if step_size is None else step_size
 
 
 class GuardSpec(Spec):
-    """Looks at a batch every so often: a model that stands the step and falls to PGD has collapsed."""
+    """Looks at a batch every so often, and the last: a model that stands the step and falls to PGD has collapsed."""
 
     every: int = Field(50, ge=1, le=1_000_000, description="updates between two looks")
     steps: int = Field(10, ge=2, le=1_000, description="of the PGD that the step is compared with; step size eps / 4")
@@ -99,16 +99,17 @@ class FastATLearner(SupervisedLearner):
 
     def perturb(self, images: Tensor, labels: Tensor, *, moment: Moment, generator: torch.Generator) -> Tensor:
         guard = self._guard
-        fast = self._one_step(images, labels, generator=generator)
-        if guard is None:
-            return fast
-        looking = moment.step % guard.every == guard.every - 1
-        if not looking and not self._state.repairing:
-            return fast
+        looking = guard is not None and (
+            moment.step % guard.every == guard.every - 1 or moment.step == moment.total - 1
+        )
+        if guard is None or not (looking or self._state.repairing):
+            return self._one_step(images, labels, generator=generator)
         pgd = TrainingAttack(eps=self._fast.eps, steps=guard.steps)
+        if not looking:
+            return strike(self.model, images, labels, attack=pgd, generator=generator)
+        fast = self._one_step(images, labels, generator=generator)
         strong = strike(self.model, images, labels, attack=pgd, generator=generator)
-        if looking:
-            self._judge(guard, fast, strong, labels, step=moment.step)
+        self._judge(guard, fast, strong, labels, step=moment.step)
         return strong if self._state.repairing else fast
 
     def _one_step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -145,10 +146,10 @@ class FastATLearner(SupervisedLearner):
         times = int(self._state.collapses)
         if not times:
             return []
-        detail = (
-            f"catastrophic overfitting, first seen at step {int(self._state.first)}, {times} times in all; repaired by "
-            "training with PGD until the model stood it again: compare with pgd-at before you trust it"
-        )
+        cure = "repaired by training with PGD until the model stood it again: compare with pgd-at before you trust it"
+        if self._state.repairing:
+            cure = "the training ended before PGD had repaired it: do not use this model, train longer or take pgd-at"
+        detail = f"catastrophic overfitting, first seen at step {int(self._state.first)}, {times} times in all; {cure}"
         return [{"code": "catastrophic-overfitting", "detail": detail}]
 
 

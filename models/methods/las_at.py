@@ -70,7 +70,7 @@ class LASATObjective(Objective):
     method: Literal["las-at"] = Field("las-at", description="name of the method; see GET /methods")
     attack: LinfAttack = Field(LinfAttack(), description="reference attack, that the reward's robustness is of")
     strategy: StrategySpec = StrategySpec()
-    label_confidence: float = Field(0.7, gt=0, le=1, description="share of the label in the smoothed target; 1: all")
+    label_confidence: float = Field(0.7, gt=0.5, le=1, description="share of the label in the smoothed target; 1: all")
 
 
 class LASATParams(LASATObjective, SupervisedParams):

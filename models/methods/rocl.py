@@ -29,7 +29,8 @@ class RoCLParams(ContrastiveParams):
 class RoCLLearner(ContrastiveLearner):
     """Minimizes ℓ(x₁, x₂, x₁') + λ ℓ(x₁', x₂), x₁' raising ℓ(x₁', x₂).
 
-    Where the paper has one logarithm for all positives of a view, this is one for each, as in the authors' program.
+    Where the paper has one logarithm for all positives of a view, this is one for each, as in the authors' program;
+    ℓ is the mean over pairs in both terms, where their program weighs the first one double.
     """
 
     def __init__(self, encoder: ImageModel, augment: Augment, params: RoCLParams) -> None:

@@ -2,7 +2,8 @@
 
 With a classifier trained on the labelled part this is robust self-training (Carmon et al. 2019, arXiv 1905.13736;
 Uesato et al. 2019, arXiv 1905.13725). With the clusters of an encoder's features it is the second phase of DynACL++
-(Luo et al. 2023, arXiv 2303.01289, §4.3): ``init`` and ``base_model`` are that encoder, and ``objective`` is TRADES'.
+(Luo et al. 2023, arXiv 2303.01289, §4.3), without its 10 epochs of the head alone: ``init`` and ``base_model`` are
+that encoder, and ``objective`` is TRADES'.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class SelfTrainingParams(SupervisedParams):
         if clusters is not None and info.data.get("pseudo_labels") == "classifier":
             raise ValueError('a classifier makes no clusters; leave it null, or give pseudo_labels "clusters"')
         return clusters
+
+    @property
+    def second_norms(self) -> bool:
+        return self.objective.second_norms
 
 
 def cluster_names(count: int) -> tuple[str, ...]:

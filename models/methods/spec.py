@@ -35,6 +35,11 @@ class Objective(Spec):
 
     method: str = Field(description="name of the method; see GET /methods")
 
+    @property
+    def second_norms(self) -> bool:
+        """Whether a second set of batch normalization is trained beside the backbone's."""
+        return False
+
 
 class Learner(Protocol):
     """A method at work on one model.

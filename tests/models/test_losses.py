@@ -106,3 +106,4 @@ def test_contrastive_margin_is_the_largest_other_similarity_minus_its_own() -> N
     for row, margin in enumerate(contrastive_margin(perturbed, clean).tolist()):
         sims = [float(perturbed[row] @ clean[k]) for k in range(5)]
         assert margin == pytest.approx(max(s for k, s in enumerate(sims) if k != row) - sims[row], abs=1e-6)
+    assert contrastive_margin(perturbed.double(), clean.double()).dtype == torch.float64

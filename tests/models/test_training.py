@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from models import precision
 from models.checkpoints import CheckpointError, load_state, save_model
 from models.data import DataError, Dataset, load
+from models.data.images import ImageSet
 from models.loop import DivergedError
 from models.methods.pgd_at import PGDATParams
 from models.methods.spec import METHODS
@@ -82,6 +84,29 @@ def test_a_stopped_run_resumes_to_the_same_bytes(case: str, digits: Dataset, bas
         assert resumed.result.get(name) == unbroken.result.get(name)
     other = run(spec.model_copy(update={"seed": 1}), digits, tmp_path, base=base)
     assert digest(other.model, tmp_path / "c") != digest(unbroken.model, tmp_path / "b")
+
+
+def test_layers_that_draw_by_themselves_repeat_and_resume_too(digits: Dataset, tmp_path: Path) -> None:
+    """Dropout and stochastic depth draw from torch's global generator."""
+    colour = replace(digits, train=_in_colour(digits.train), test=_in_colour(digits.test.take(torch.arange(20))))
+    few, backbone = {"name": "digits", "subset": 96}, {"name": "torchvision/mobilenet_v2"}
+    spec = params("pgd-at", backbone=backbone, dataset=few, epochs=1, precision="float32")
+    ends = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        ends.append(digest(run(spec, colour, tmp_path).model, tmp_path / "a"))
+        assert torch.equal(torch.get_rng_state(), before)
+    recorder = Recorder(2)
+    with pytest.raises(Stopped):
+        run(spec, colour, tmp_path, reporter=recorder)
+    ((path, _),) = recorder.checkpoints
+    ends.append(digest(run(spec, colour, tmp_path, resume=path).model, tmp_path / "a"))
+    assert len(set(ends)) == 1
+
+
+def _in_colour(images: ImageSet) -> ImageSet:
+    return replace(images, images=images.images.expand(-1, 3, -1, -1))
 
 
 def test_a_compiled_network_learns_the_same(digits: Dataset, tmp_path: Path) -> None:

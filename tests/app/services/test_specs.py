@@ -23,6 +23,8 @@ FEW = {**SELF_TRAINING, "base_model": "net", "dataset": {"name": "digits", "subs
 HUGE = {"name": "resnet50", "width": 1024}
 LARGE = {"name": "resnet18", "width": 1024}
 """Accepted, but not twice."""
+UNNORMALIZED = {"name": "timm/resnet50_gn"}
+"""In batches."""
 LAS_AT = {"method": "las-at"}
 TRANSFER = {"name": "transfer", "source": "clusters", "attack": {"name": "fgsm"}}
 
@@ -121,6 +123,13 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
             ["/dataset/labels_fraction"],
         ),
         ("train", {"backbone": {"name": "vgg"}}, ["/backbone/name"]),
+        ("train", {"method": "advprop", "backbone": UNNORMALIZED}, ["/backbone/name"]),
+        (
+            "train",
+            {**SELF_TRAINING, "base_model": "net", "objective": {"method": "advprop"}, "backbone": UNNORMALIZED},
+            ["/backbone/name"],
+        ),
+        ("train", {"validation": {"eps": 8, "step_size": "510/255"}}, ["/validation/eps", "/validation/step_size"]),
         ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
         ("train", {**LAS_AT, "strategy": {"backbone": {"name": "vgg"}}}, ["/strategy/backbone/name"]),
         ("train", {**LAS_AT, "strategy": {"backbone": {"name": "timm/vgg16", "width": 8}}}, ["/strategy/backbone"]),

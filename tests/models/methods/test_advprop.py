@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -11,11 +12,17 @@ from torch.nn import functional
 from models.methods.advprop import AdvPropLearner
 from models.methods.norms import AuxiliaryNorms
 from models.methods.spec import TrainingAttack
+from models.networks import IncompatibleModelError
 from tests.models.methods.setting import EPS, IMAGES, LABELS, classifier, moment, same, seeded
 
 
 def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def test_a_network_without_batch_normalization_cannot_have_a_second_set() -> None:
+    with pytest.raises(IncompatibleModelError, match="no batch normalization"):
+        AuxiliaryNorms(nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)))
 
 
 def test_auxiliary_norms_answer_as_a_model_that_has_them_would() -> None:

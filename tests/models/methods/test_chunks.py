@@ -42,6 +42,14 @@ def test_outputs_gradients_and_statistics_are_those_of_the_passes(chunk_size: in
         torch.testing.assert_close(ours, theirs, msg=name)
 
 
+def test_a_chunk_that_is_computed_anew_drops_the_same_values() -> None:
+    dropped = nn.Dropout(0.5)
+    weight = torch.ones(64, requires_grad=True)
+    outputs = in_chunks(lambda images: dropped(images.flatten(1) * weight), VIEWS, chunk_size=16, norms=nn.Identity())
+    outputs.sum().backward()
+    torch.testing.assert_close(weight.grad, outputs.detach().sum(dim=0))
+
+
 @pytest.mark.parametrize(("chunk_size", "largest"), [(10, 9), (24, 24), (3, 3), (2, 3)])
 def test_no_pass_is_larger_than_asked_for_and_none_is_empty(chunk_size: int, largest: int) -> None:
     """Three views of 24 images: those of one image stay together."""

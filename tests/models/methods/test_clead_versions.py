@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from models.attacks.noise import BatchNoise
 from models.data.loader import Augmentation
 from models.methods.clead import CLeadParams, build
 from models.methods.clead_learner import CLeadLearner
+from models.methods.fading import Fading, FadingSpec
 from models.networks import build_model
 from models.specs import AugmentationSpec, BackboneSpec, ModelCard
 from tests.models.methods.setting import EPS, IMAGES, LABELS, moment, plain_nt_xent, seeded
@@ -134,9 +136,18 @@ def test_a_faded_augmentation_is_the_weaker_one(pairs: str) -> None:
         ({"fading": {"stages": 0}}, "fading"),
         ({"fading": {"reweighting": 2}}, "fading"),
         ({"fading": 20}, "fading"),
+        ({"perturbation": "pseudo-label", "base_model": "base"}, "perturbation"),
     ],
 )
 def test_pairs_that_cannot_be_are_refused_at_their_field(changes: dict[str, object], field: str) -> None:
     with pytest.raises(ValidationError) as caught:
         CLeadParams.model_validate({"dataset": {"name": "digits"}, **changes})
-    assert caught.value.errors()[0]["loc"][0] == field
+    assert [error["loc"][0] for error in caught.value.errors()] == [field]
+
+
+@pytest.mark.parametrize("stages", [1, 3, 29, 50, 100])
+def test_the_augmentation_fades_in_equal_stages(stages: int) -> None:
+    fading = Fading(FadingSpec(stages=stages), AugmentationSpec(jitter=1.0))
+    strengths = [fading.strength(replace(moment(step), total=stages * 3)) for step in range(stages * 3)]
+    assert strengths == [1 - step // 3 / stages for step in range(stages * 3)]
+    assert [remark["code"] for remark in fading.remarks()] == (["nothing-fades"] if stages == 1 else [])

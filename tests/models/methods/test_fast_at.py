@@ -92,6 +92,14 @@ def test_a_collapse_is_repaired_by_pgd_until_the_gap_is_half_as_large(monkeypatc
     assert resumed.remarks() == made.remarks()
 
 
+def test_the_last_update_is_looked_at_and_what_was_not_repaired_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = collapsing(monkeypatch, GuardSpec(every=5000, steps=3))
+    made.stands = (0.9, 0.1)
+    assert [made.look(step) for step in (4, 998, 999)] == ["fast", "fast", "pgd"]
+    (remark,) = made.remarks()
+    assert "first seen at step 1000, 1 times" in remark["detail"] and "do not use this model" in remark["detail"]
+
+
 def test_or_it_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     made = collapsing(monkeypatch, GuardSpec(every=5, action="stop"))
     made.stands = (0.9, 0.1)
@@ -115,3 +123,4 @@ def test_step_sizes_default_to_the_papers() -> None:
     assert step_size() == step_size(name="n-fgsm") == pytest.approx(0.1)
     assert step_size(name="fgsm-rs") == pytest.approx(0.125)
     assert step_size(name="fgsm-rs", step_size="1/10") == 0.1
+    assert step_size(name="fgsm-rs", eps=0.9) == 1.0

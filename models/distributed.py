@@ -129,19 +129,26 @@ def agreed(decide: Callable[[], T]) -> T:
     return answer
 
 
+def unshareable(module: nn.Module) -> Iterator[nn.Module]:
+    """Layers that take the statistics of a batch in a way of their own, as some of timm's do."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) not in (nn.BatchNorm2d, SynchronizedNorm):
+            yield layer
+
+
 def synchronize(module: nn.Module) -> None:
     """Let all batch normalization in ``module`` take the statistics of the whole batch.
 
-    Raises :class:`UnsynchronizableError` for layers that do more than that, as some of timm's.
+    Raises :class:`UnsynchronizableError` where one of them is :func:`unshareable`.
     """
     if size() == 1:
         return
+    for layer in unshareable(module):
+        raise UnsynchronizableError(f"a layer of type {type(layer).__name__} cannot work on several devices")
     for parent in list(module.modules()):
         for name, layer in parent.named_children():
             if type(layer) is nn.BatchNorm2d:
                 setattr(parent, name, SynchronizedNorm.like(layer))
-            elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, SynchronizedNorm):
-                raise UnsynchronizableError(f"a layer of type {type(layer).__name__} cannot work on several devices")
 
 
 class SynchronizedNorm(nn.BatchNorm2d):

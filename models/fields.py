@@ -76,7 +76,7 @@ ChunkSize = Annotated[
         ge=2,
         le=65_536,
         description="images a pass through the network, all views counted, where a batch does not fit into memory: "
-        "about one pass more for each update, and batch normalization by the pass; null: all in one",
+        "about one pass more for each update, and batch normalization by the pass (of each device); null: all in one",
     ),
 ]
 """How a contrastive training's batch is cut for the network."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from models.specs import Precision
 
@@ -49,18 +50,33 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def training_algorithms(device: torch.device) -> Iterator[None]:
+def training_algorithms(device: torch.device, network: nn.Module) -> Iterator[None]:
     """Repeatable ones on the CPU, where they cost nothing; on a GPU the convolutions that cuDNN finds fastest by trial.
 
-    Restores what was set.
+    On the CPU torch's own convolutions where oneDNN's would corrupt memory. Restores what was set.
     """
     before = torch.backends.cudnn.benchmark
     try:
         torch.backends.cudnn.benchmark = before or device.type == "cuda"
-        with _deterministic() if device.type == "cpu" else nullcontext():
+        with _deterministic() if device.type == "cpu" else nullcontext(), _sound_convolutions(network):
             yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def _sound_convolutions(network: nn.Module) -> AbstractContextManager[object]:
+    """Without oneDNN where it writes past its weight gradient: strided 1×1 kernels on fewer than 8 channels.
+
+    Seen with torch 2.14.1 (oneDNN 3.12, AVX2, float32, channels_last): glibc ends the process, sometimes.
+    """
+    if not any(isinstance(layer, nn.Conv2d) and _overruns(layer) for layer in network.modules()):
+        return nullcontext()
+    context: AbstractContextManager[object] = torch.backends.mkldnn.flags(enabled=False)
+    return context
+
+
+def _overruns(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 8 and layer.groups == 1
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def probe(
         kept={"precision": precision},
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
-    with training_algorithms(device):
+    with training_algorithms(device, task.modules):
         result = optimize(task, reporter, checkpointing=checkpointing)
     if learner is None:
         del result["attack_share"]  # nothing is attacked here

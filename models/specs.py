@@ -258,7 +258,8 @@ class TrainingParams(Spec):
         ge=1,
         le=64,
         description="devices of one machine that share each batch, which must be a multiple of them; the model is the "
-        "one that a single device would give, up to rounding; on CPUs at most as many as cores",
+        "one that a single device would give, up to rounding, where no dropout draws and no chunk is cut; on CPUs at "
+        "most as many as cores",
     )
     ema: float | None = Field(
         None,

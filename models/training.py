@@ -95,7 +95,7 @@ def train(
         kept=kept | {"precision": precision},
     )
     checkpointing = Checkpointing(workdir, resume, seconds=checkpoint_seconds, steps=checkpoint_steps)
-    with training_algorithms(device):
+    with training_algorithms(device, learner.modules):
         result = optimize(task, reporter, checkpointing=checkpointing)
     result |= {
         "precision": precision,

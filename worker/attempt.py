@@ -165,7 +165,13 @@ class Attempt:
             self._ending = Ending("done" if kind == "done" else "stopped")
 
     def _keep_checkpoint(self, path: Path, *, step: int) -> None:
-        """Bring a checkpoint into the storage. Where that fails the job goes on: it has older ones, or none."""
+        """Bring a checkpoint into the storage. Where that fails the job goes on: it has older ones, or none.
+
+        One that a later one has overtaken is left out: a storage may be slower than the job.
+        """
+        if any(later.name > path.name for later in path.parent.glob("resume-*.pt")):
+            path.unlink(missing_ok=True)
+            return
         folder, metrics = references.checkpoints_of(self._claim.job_id), self._worker.metrics
         deposit = Deposit(self._worker.storage)
         try:

@@ -45,9 +45,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _another_attempt_may_do(error: BaseException) -> bool:
+    from torch import AcceleratorError
+
+    from models.data.download import DownloadError
     from worker.crew import LostProcessError
 
-    return is_out_of_memory(error) or is_disk_full(error) or isinstance(error, LostProcessError)
+    passing = LostProcessError | AcceleratorError | DownloadError
+    return is_out_of_memory(error) or is_disk_full(error) or isinstance(error, passing)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -46,9 +46,6 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
         worker.stop()
 
     def begin_work(**_: object) -> None:
-        reaper.start()
-        if embedded:
-            threading.Thread(target=_stop_at_end_of_input, name="parent-watcher", daemon=True).start()
         log.info("worker %s serves %s", worker.id, ", ".join(worker.queues))
 
     def leave_logging_alone(**_: object) -> None:
@@ -70,6 +67,9 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
         quiet=True,
         loglevel=settings.log_level.upper(),
     )
+    if embedded:
+        threading.Thread(target=_stop_at_end_of_input, name="parent-watcher", daemon=True).start()
+    reaper.start()  # which also works while the broker is away, from the start if need be
     try:
         consumer.start()
     finally:

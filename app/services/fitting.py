@@ -16,6 +16,7 @@ from app.services.presets import ProtocolParams, training_size
 from models.backbones.spec import complete
 from models.corruption_spec import CorruptionParams
 from models.corruptions.spec import SMALLEST_SIDE
+from models.distributed import unshareable
 from models.evaluation_spec import EvaluationParams
 from models.methods.self_training import SelfTrainingParams, cluster_names
 from models.methods.spec import METHODS
@@ -142,6 +143,9 @@ def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVers
         if pointer == "/backbone" and params.second_norms and not built.normalized:
             detail = f"{backbone.name} has no batch normalization, of which this training needs a second set"
             yield {"pointer": "/backbone/name", "detail": detail}
+        if params.devices > 1 and built.unshared is not None:
+            detail = f"{backbone.name} has layers of type {built.unshared}, which several devices cannot share; give 1"
+            yield {"pointer": "/devices", "detail": detail}
     if sum(sizes.values()) > MAX_PARAMETERS:
         largest = max(sizes, key=lambda pointer: sizes[pointer])
         detail = f"{sum(sizes.values())} weights in all; at most {MAX_PARAMETERS} are accepted"
@@ -172,6 +176,8 @@ class Built(NamedTuple):
     weights: int
     normalized: bool
     """In batches, by BatchNorm2d."""
+    unshared: str | None
+    """Type of a layer that takes statistics of a batch which several processes cannot share; None: there is none."""
 
 
 @lru_cache(maxsize=1000)  # building takes longer than all the rest of a submission
@@ -189,4 +195,9 @@ def _built(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> Built |
     except (IncompatibleModelError, ValueError) as error:
         return {"pointer": "", "detail": str(error)}
     weights = sum(weight.numel() for weight in model.parameters())
-    return Built(weights, normalized=any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()))
+    normalized = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    return Built(weights, normalized=normalized, unshared=next(map(_type_name, unshareable(model)), None))
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

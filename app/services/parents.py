@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from app.records import FINAL, Job, utc_now
 from app.services import models
 from app.services.parent_kind import ChildState, ParentKind
 from app.services.submission import QUEUES, add_job
+from models.registry import UnknownNameError
 
 
 def _protocol() -> ParentKind:
@@ -122,6 +124,9 @@ def advance(session: Session, parent_id: str) -> list[Job]:
         except DomainError as error:
             # What a later step needs was deleted since: the finished child stands, the parent cannot go on.
             parent.failure = error.detail
+        except (ValidationError, UnknownNameError) as error:
+            # Nor where a later program wrote its spec.
+            parent.failure = f"this program cannot read the {parent.kind}'s spec: {error}"
     if parent.failure is not None or cancelled:
         _wind_up(session, parent)
     _show_progress(session, parent)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def fetch(url: str, path: Path, *, md5: str, progress: Progress | None = None) -
     """Make ``path`` hold the file at ``url`` whose MD5 is ``md5`` (the publisher's checksum).
 
     A file that does already is kept. ``progress`` counts bytes. Raises :class:`DownloadError` if the server fails or
-    the checksum differs.
+    the checksum differs, OSError if the disk is full.
     """
     if path.is_file() and _md5(path) == md5:
         return path
@@ -46,7 +46,9 @@ def fetch(url: str, path: Path, *, md5: str, progress: Progress | None = None) -
         if found != md5:
             raise DownloadError(f"{url} answered a file with MD5 {found}; {md5} is expected")
         temporary.replace(path)
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:  # as urllib's own are
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise DownloadError(f"cannot download {url}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -63,6 +65,8 @@ def _receive(url: str, path: Path, progress: Progress | None) -> None:
             done += len(chunk)
             if progress is not None:
                 progress(done, max(done, total), unit="byte", stage="download")
+    if done < total:
+        raise DownloadError(f"{url} broke off after {done} of {total} bytes")
 
 
 def _md5(path: Path) -> str:

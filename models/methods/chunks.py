@@ -19,13 +19,14 @@ def in_chunks(
     network: Callable[[Tensor], Tensor], views: Sequence[Tensor], *, chunk_size: int | None, norms: nn.Module
 ) -> Tensor:
     """Outputs (M·N, D) of M views (N, C, H, W), in passes of at most ``chunk_size`` images, or of the views of
-    one image where those are more; None: in one.
+    one image where those are more, and of two images at least; None: in one.
 
     A pass has all views of its images, so that batch normalization, which takes its statistics from one pass, mixes
     them as it does without chunks. Running statistics in ``norms`` follow once for each.
     """
     count = 1 if chunk_size is None else math.ceil(len(views[0]) / max(1, chunk_size // len(views)))
-    if count == 1:
+    count = min(count, len(views[0]) * len(views) // 2)  # of one image there are no statistics
+    if count <= 1:
         return network(torch.cat(tuple(views)))
     passes = [
         checkpoint(

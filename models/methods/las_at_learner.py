@@ -105,6 +105,8 @@ class LASATLearner:
             weights = list(self._strategy.parameters())
             gradients = averaged(torch.autograd.grad(-log_likelihood(table, drawn) * reward, weights))
         norm = torch.nn.utils.get_total_norm(gradients)
+        if not norm.isfinite():
+            return reward  # the target has diverged, as its own loss tells
         scale = self._strategy_lr / norm.clamp_min(1.0)
         with torch.no_grad():
             for weight, gradient in zip(weights, gradients, strict=True):

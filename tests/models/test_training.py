@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +105,21 @@ def test_layers_that_draw_by_themselves_repeat_and_resume_too(digits: Dataset, t
     ((path, _),) = recorder.checkpoints
     ends.append(digest(run(spec, colour, tmp_path, resume=path).model, tmp_path / "a"))
     assert len(set(ends)) == 1
+
+
+def test_a_narrow_network_does_not_corrupt_memory(tmp_path: Path) -> None:
+    """As oneDNN's weight gradient of a strided 1×1 kernel on few channels does, which ends the process."""
+    script = f"""if True:
+        from pathlib import Path
+        from models.data import load
+        from tests.models.small_trainings import params, run
+        data = load("digits", root=Path({str(tmp_path)!r}))
+        for width in (1, 3, 4, 6):
+            backbone = {{"name": "resnet18", "width": width, "blocks": [1, 1]}}
+            run(params("standard", backbone=backbone, precision="float32"), data, Path({str(tmp_path)!r}))
+    """
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def _in_colour(images: ImageSet) -> ImageSet:

@@ -122,6 +122,21 @@ def test_a_worker_consumes_again_after_every_death_of_redis(
         deployment.close()
 
 
+def test_a_worker_that_never_found_redis_works_and_stops_in_order(
+    tmp_path: Path, request: pytest.FixtureRequest, broker: RedisServer
+) -> None:
+    deployment = deploy(tmp_path, request, broker)
+    try:
+        broker.kill()
+        worker = deployment.start_worker(reaper_seconds=1.0)
+        assert deployment.wait(deployment.submit("pretrain", QUICK)).status == "succeeded"
+        worker.terminate()
+        assert ends(worker, seconds=100) == 0, deployment.tail()
+        assert "Traceback" not in deployment.tail()
+    finally:
+        deployment.close()
+
+
 @pytest.mark.parametrize("harm", ["killed", "frozen"])
 def test_a_worker_stops_in_order_without_redis(
     tmp_path: Path, request: pytest.FixtureRequest, broker: RedisServer, harm: str

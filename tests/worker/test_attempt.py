@@ -29,10 +29,12 @@ class SlowStorage(Storage):
         super().__init__(url)
         self.asked = threading.Event()
         self.released = threading.Event()
+        self.taken: list[str] = []
 
     def put_file(self, path: Path) -> Artifact:
         self.asked.set()
         assert self.released.wait(300)
+        self.taken.append(path.name)
         return super().put_file(path)
 
 
@@ -96,6 +98,18 @@ def test_a_cancel_is_heard(run: Run) -> None:
     run.finish()
     assert run.job().status == "cancelled"
     assert run.checkpoints() == 2, "the one on its way, and what the process left when it stopped"
+
+
+def test_checkpoints_that_were_overtaken_on_their_way_are_left_out(run: Run, tmp_path: Path) -> None:
+    def waiting() -> list[str]:
+        return sorted(path.name for path in tmp_path.rglob("resume-*.pt"))
+
+    wait_for(lambda: len(waiting()) > 4, seconds=150, what="checkpoints behind the one on its way")
+    first, *overtaken, _ = waiting()
+    run.storage.released.set()
+    wait_for(lambda: len(run.storage.taken) > 2, seconds=150, what="newer ones in the storage")
+    assert run.storage.taken[0] == first and not set(overtaken) & set(run.storage.taken)
+    assert not set(overtaken) & set(waiting())
 
 
 def test_the_workers_stop_is_heard(run: Run) -> None:

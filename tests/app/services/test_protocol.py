@@ -279,6 +279,21 @@ def test_cancelling_the_parent_cancels_what_waits_and_asks_what_runs(database: D
     assert read(database, parent).status == "cancelled"
 
 
+def test_a_spec_that_a_later_program_wrote_fails_the_parent_with_the_reason(database: Database) -> None:
+    """And not the transaction that finishes the child, which would be trained again and again."""
+    parent = submit(database, methods=["clead"])
+    with database.writing() as session:
+        job = jobs.get(session, parent)
+        job.spec = {**job.spec, "aardvark": 7}
+    claim = take(database, children(database, parent)["pretrain:clead"])
+    with database.writing() as session:
+        claims.finish(session, claim, status="succeeded", result={"model": "gone@1"})
+        parents.advance(session, parent)
+    job = read(database, parent)
+    assert children(database, parent)["pretrain:clead"].status == "succeeded"
+    assert job.status == "failed" and job.error is not None and "aardvark" in job.error["detail"]
+
+
 def test_a_model_deleted_meanwhile_fails_the_parent_with_the_reason(database: Database) -> None:
     parent = submit(database, methods=["clead"])
     claim = take(database, children(database, parent)["pretrain:clead"])

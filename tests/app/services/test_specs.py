@@ -129,6 +129,7 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
             {**SELF_TRAINING, "base_model": "net", "objective": {"method": "advprop"}, "backbone": UNNORMALIZED},
             ["/backbone/name"],
         ),
+        ("train", {"devices": 2, "backbone": {"name": "timm/efficientnet_b0"}}, ["/devices"]),
         ("train", {"validation": {"eps": 8, "step_size": "510/255"}}, ["/validation/eps", "/validation/step_size"]),
         ("train", {"backbone": {"widht": 3}, "epochs": 0}, ["/backbone/widht", "/epochs"]),
         ("train", {**LAS_AT, "strategy": {"backbone": {"name": "vgg"}}}, ["/strategy/backbone/name"]),

@@ -1,5 +1,7 @@
 """Built-in sets against small archives of the real format, served by a real HTTP server."""
 
+from __future__ import annotations
+
 import gzip
 import hashlib
 import pickle
@@ -10,12 +12,17 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from models.data import load
 from models.data.download import DownloadError, fetch
+from tests.disks import full_disk
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRead, SupportsWrite
 
 RNG = np.random.default_rng(3)
 
@@ -62,6 +69,32 @@ def test_fetch_reports_bytes_keeps_the_file_and_checks_it(site: tuple[str, Path]
     with pytest.raises(DownloadError, match="cannot download"):
         fetch(f"{url}/missing", tmp_path / "other" / "file", md5="0" * 32)
     assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_full_disk_is_no_failed_download(site: tuple[str, Path], tmp_path: Path) -> None:
+    url, folder = site
+    (folder / "file").write_bytes(RNG.bytes(3_000_000))
+    with full_disk(tmp_path / "disk", size=1 << 20) as disk, pytest.raises(OSError, match="No space left"):
+        fetch(f"{url}/file", disk / "file", md5=md5(folder / "file"))
+
+
+class BreakingHandler(QuietHandler):
+    """Hangs up in the middle of a file."""
+
+    def copyfile(self, source: SupportsRead[bytes], outputfile: SupportsWrite[bytes]) -> None:
+        outputfile.write(source.read(1_000_000))
+
+
+def test_a_download_that_breaks_off_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(RNG.bytes(3_000_000))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(BreakingHandler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with pytest.raises(DownloadError, match="broke off after 1000000 of 3000000 bytes"):
+        fetch(f"http://127.0.0.1:{server.server_port}/file", tmp_path / "into", md5="0" * 32)
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def test_cifar10_is_read_as_published(site: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

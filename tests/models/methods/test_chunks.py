@@ -42,6 +42,17 @@ def test_outputs_gradients_and_statistics_are_those_of_the_passes(chunk_size: in
         torch.testing.assert_close(ours, theirs, msg=name)
 
 
+def test_no_pass_is_of_one_image_alone() -> None:
+    passes: list[int] = []
+
+    def network(images: Tensor) -> Tensor:
+        passes.append(len(images))
+        return images.flatten(1)
+
+    in_chunks(network, (IMAGES[:5],), chunk_size=2, norms=nn.Identity())
+    assert sorted(passes) == [2, 3]
+
+
 def test_a_chunk_that_is_computed_anew_drops_the_same_values() -> None:
     dropped = nn.Dropout(0.5)
     weight = torch.ones(64, requires_grad=True)

@@ -67,6 +67,16 @@ def test_the_labels_share_of_the_target_is_the_one_asked_for(share: float) -> No
     torch.testing.assert_close(learner(label_confidence=share)._smoothed(logits, LABELS[:5]), expected)
 
 
+def test_a_target_that_diverged_does_not_take_the_strategy_with_it() -> None:
+    made = learner(every=1)
+    with torch.no_grad():
+        next(made.published().parameters()).fill_(float("nan"))
+    before = {name: weight.clone() for name, weight in made._strategy.named_parameters()}
+    loss, _ = made.loss(IMAGES, LABELS, moment=moment(), generator=seeded())
+    assert loss.isnan()  # which the loop tells, with the step
+    assert all(torch.equal(weight, before[name]) for name, weight in made._strategy.named_parameters())
+
+
 def test_the_likelihood_is_that_of_all_three_choices() -> None:
     table = {name: torch.randn(4, 3, generator=seeded(i)).log_softmax(1) for i, name in enumerate("abc")}
     drawn = {name: torch.tensor([0, 1, 2, 1]) for name in "abc"}

@@ -156,7 +156,8 @@ def _now() -> float:
 def _foretell(task: Task, step: int, *, seconds: float, reporter: Reporter) -> None:
     """From one measured step: the time that the rest takes, and memory; with CUDA the machine's is the lesser part.
 
-    Both of the first process, where there are several.
+    Both of the first process, where there are several. Attacks that end early (``fat``) take longer as the network
+    learns, and looks at held-out images come on top: progress tells the rest anew all the while.
     """
     if rank() > 0:
         return
@@ -164,7 +165,7 @@ def _foretell(task: Task, step: int, *, seconds: float, reporter: Reporter) -> N
     reporter.metrics(step, {"step_seconds": seconds, "memory_mib": held})
     left = task.total - step
     rest = timedelta(seconds=round(seconds * left))
-    log.info("a step takes %.3f s, the other %d about %s; memory so far: %.0f MiB", seconds, left, rest, held)
+    log.info("a step took %.3f s, the other %d about %s at this pace; memory so far: %.0f MiB", seconds, left, rest, held)
     for device, memory in cuda_memory().items():
         log.info("memory of cuda:%s so far: %.0f MiB", device, memory["reserved"] / 2**20)
 

@@ -69,7 +69,9 @@ def checked_sizes(attack: Attack, params: AttackParams, *, pixels: Tensor, point
     """Each perturbation's norms in float64 on the CPU; raises AttackError if an image breaks the attack's promises."""
     if points.shape != pixels.shape or points.dtype != torch.float32:
         raise AttackError(f"{attack.name} returned {points.dtype} {tuple(points.shape)} for {tuple(pixels.shape)}")
-    if not bool(((points >= 0) & (points <= 1)).all()):  # also false for NaN
+    if points.isnan().any():
+        raise AttackError(f"{attack.name} came to pixels that are no numbers: the model's input gradient is not finite")
+    if not bool(((points >= 0) & (points <= 1)).all()):
         raise AttackError(f"{attack.name} returned pixels outside [0, 1]")
     # float64 on the CPU: some accelerators have none.
     delta = points.cpu().double() - pixels.cpu().double()

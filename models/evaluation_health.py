@@ -87,7 +87,8 @@ def _gradient_counts(victim: Victim, pixels: Tensor, labels: Tensor, *, gradient
 
 
 def _vanishes(gradient: Tensor) -> Tensor:
-    return (gradient == 0).flatten(1).double().mean(dim=1) >= _MOSTLY
+    """NaN and infinity show no way up either: an attack stands still there."""
+    return (~gradient.isfinite() | (gradient == 0)).flatten(1).double().mean(dim=1) >= _MOSTLY
 
 
 def _unstable(first: Tensor, second: Tensor, *, labels: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ class Run:
             )
 
         self.victim = victim(model, {name: victim(source, {}) for name, source in sources.items()})
+        for source in self.victim.sources.values():
+            source.work = self.victim.work  # crafting counts
         self._progress.follow(self.victim.work)
 
     def clean(self) -> None:
@@ -206,8 +208,8 @@ class Run:
         if logits.shape != (len(pixels), len(self._images.classes)):
             classes = len(self._images.classes)
             raise AttackError(f"the model answers {tuple(logits.shape)} for {len(pixels)} images of {classes} classes")
-        if logits.isnan().any():
-            raise AttackError("the model's logits are not numbers (NaN); a training that diverged?")
+        if not logits.isfinite().all():
+            raise AttackError("the model's logits are not finite (NaN or infinity); a training that diverged?")
         return logits.argmax(dim=1).cpu(), is_right(logits, labels).cpu()
 
     def _keep_examples(

@@ -64,7 +64,8 @@ def _sample(total: int, requirements: Iterable[Mapping[str, Any]]) -> Iterator[d
     for row in requirements:
         need, got = parse_requirement(row["need"]).need, row["got"]
         low, high = wilson_interval(round(got * total), total)
-        if not low < need < high:
+        at_an_end = need == got == 1 or (need == got == 0 and not row["met"])  # which no sample reaches for sure
+        if not (low < need < high or at_an_end):
             continue
         detail = f"{row['attack']} {row['need']}: {got:.3f} on {total} images, 95 % interval {low:.3f} to {high:.3f}"
         advice = "the sample cannot tell whether the requirement is met; evaluate on more images"
@@ -171,7 +172,8 @@ def _black_box(members: Sequence[Outcome]) -> Iterator[dict[str, str]]:
             f"the same ball ({_named(members[0])})"
         )
         advice = (
-            "the gradients mislead: rely on the worst case, and attack a differentiable copy of what hides them "
+            "the white-box attacks were too weak, or the gradients mislead: add autoattack or more steps; if queries "
+            "still break more, rely on the worst case, and attack a differentiable copy of what hides them "
             "(straight-through rounding, no noise)"
         )
         yield _warning("black-box-beats-white-box", detail, advice)

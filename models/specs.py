@@ -309,3 +309,10 @@ class ModelCard(Spec):
     std: Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1_000)], ...], JsonArray] = Field(
         max_length=MAX_CHANNELS, description="channel deviations divided by inside the model"
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes is not None and len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes

@@ -127,9 +127,18 @@ def _classifier_misfits(
     elif len(classes) != len(data.classes):
         detail = f"{version.reference} tells {len(classes)} classes apart; {data.name} has {len(data.classes)}"
         yield {"pointer": f"/{field}", "detail": detail}
+    elif not labelling and (moved := _moved(classes, data.classes)) is not None:
+        detail = f"{version.reference} has the class {moved!r} at another place than {data.name}"
+        yield {"pointer": f"/{field}", "detail": f"{detail}: its right answers would count as wrong"}
     elif labelling and classes != data.classes:
         detail = f"the classes of {version.reference} have other names than those of {data.name}, or another order"
         yield {"pointer": f"/{field}", "detail": f"{detail}: its predictions would be wrong labels"}
+
+
+def _moved(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str | None:
+    """A class that both have, and not at the same place; classes of other names may be the same ones."""
+    places = {name: place for place, name in enumerate(theirs)}
+    return next((name for place, name in enumerate(ours) if places.get(name, place) != place), None)
 
 
 def _backbone_misfits(params: TrainingParams, data: DatasetInfo, init: ModelVersion | None) -> Iterator[FieldError]:

@@ -174,5 +174,7 @@ def _signs(chances: Tensor) -> Tensor:
 
 
 def _norms(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(values, dim=dims, keepdim=True)
+    norms = values
+    for dim in reversed(dims):  # one at a time, as L2.size does
+        norms = torch.linalg.vector_norm(norms, dim=dim, keepdim=True)
     return norms

@@ -16,7 +16,7 @@ from models.references import ModelRef
 
 def _crafts(attack: Attack) -> bool:
     """Whether an attack can craft images for another model: it has a ball, and a model to look into."""
-    return attack.access == "white-box" and issubclass(attack.params, BoundedParams)
+    return attack.access == "white-box" and not attack.minimum_norm and issubclass(attack.params, BoundedParams)
 
 
 class TransferParams(AttackParams):
@@ -63,6 +63,7 @@ def run(victim: Victim, images: Tensor, labels: Tensor, params: TransferParams, 
     if theirs != ours:
         raise ValueError(f"the source {params.source!r} answers {tuple(theirs)} an image, the victim {tuple(ours)}")
     crafted: Tensor = ATTACKS[params.attack.name].run(source, images, labels, params.attack, noise=noise)
+    source.forget()
     return crafted
 
 

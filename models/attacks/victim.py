@@ -155,6 +155,10 @@ class Victim:
                 seen[place] = row
         return torch.stack([row for row in seen if row is not None])
 
+    def forget(self) -> None:
+        """Drop what :meth:`fooled` confirmed, where nobody asks for :meth:`final_logits`."""
+        self._confirmed.clear()
+
     def fooled(self, points: Tensor, labels: Tensor, *, logits: Tensor) -> Tensor:
         """Boolean (N,): wrong by ``logits`` (those beside a gradient), and confirmed in float32 where they are not."""
         suspects = ~is_right(logits, labels)

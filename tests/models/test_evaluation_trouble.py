@@ -31,7 +31,7 @@ def test_a_masked_gradient_shows_as_pgd_above_fgsm(victim, monkeypatch):
     [
         (lambda images: images + 0.2, "outside"),
         (lambda images: (images + 0.2).clamp(0, 1), "left its ball"),
-        (lambda images: images * float("nan"), "outside|NaN|not numbers"),
+        (lambda images: images * float("nan"), "no numbers: the model's input gradient is not finite"),
         (lambda images: images.double(), "float64"),
     ],
 )

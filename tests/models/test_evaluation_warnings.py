@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
 from models.data.images import ImageSet
-from models.evaluation import conclude, measure
+from models.evaluation import AttackError, conclude, measure
 from models.evaluation_evidence import merge
+from models.evaluation_warnings import _sample
 from models.progress import Silent
 from tests.models.evaluations import spec
 
@@ -227,6 +228,34 @@ def test_a_requirement_inside_the_interval_is_undecided_until_the_sample_is_as_l
     # Plain search for the smallest sample whose normal test of that share against the bound is decided.
     decided = next(n for n in range(1, 10**6) if abs(got - near) > 1.96 * (near * (1 - near) / n) ** 0.5)
     assert advised == pytest.approx(decided, rel=0.01)
+
+
+def test_no_sample_decides_whether_all_or_none_are_right() -> None:
+    def codes(need: str, got: float, *, met: bool) -> list[str]:
+        row = {"attack": "clean", "need": need, "got": got, "met": met}
+        return [warning["code"] for warning in _sample(300, [row])]
+
+    assert codes(">=1", 1.0, met=True) == codes(">0", 0.0, met=False) == ["undecided-requirement"]
+    assert codes(">=0", 0.0, met=True) == codes(">=0.9", 1.0, met=True) == []
+
+
+class NoNumber(nn.Module):
+    """The same answers, with a gradient that is no number."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        logits = self.inner(images)
+        return logits + (0 * images.flatten(1).sum(1, keepdim=True)).sqrt()
+
+
+def test_a_gradient_that_is_no_number_is_none(digits, standard):
+    model = NoNumber(standard)
+    assert "zero-gradients" in found(model, digits, attacks(*FGSM_PGD))
+    with pytest.raises(AttackError, match="input gradient is not finite"):
+        found(model, digits, [{"name": "pgd", "norm": "l2", "eps": 0.5}])
 
 
 def test_shards_find_what_the_whole_finds(digits, standard):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -64,6 +66,27 @@ def test_shards_merge_to_the_result_of_one_run(victim, images, whole, tmp_path, 
     for part in ("clean", "adversarial"):
         assert torch.equal(together.examples[part], whole.examples[part])
     assert len(whole.examples["clean"]) == 8
+
+
+@pytest.mark.parametrize("hopeless", [0, 1])
+def test_a_shard_in_which_nothing_is_right_merges(victim, images, hopeless):
+    """Nothing is attacked there, so it knows of no parts; the others' stand."""
+    steps = [{"name": "autoattack", "eps": 0.1, "steps": 2, "queries": 20}]
+    params = spec(steps)
+    wrong = images.labels.clone()
+    rows = Shard(index=hopeless, of=2).positions(COUNT)
+    wrong[rows] = (victim.model(images.take(rows).pixels()).argmax(1) + 1) % 10
+    mislabelled = dataclasses.replace(images, labels=wrong)
+    parts = [
+        measure_shard(
+            victim.model, mislabelled, params, shard=Shard(index=index, of=2), reporter=Silent(), device="cpu"
+        )
+        for index in range(2)
+    ]
+    assert not parts[hopeless].right.any() and parts[1 - hopeless].right.any()
+    merged = conclude(params, merge(parts), classes=images.classes, shape=images.image_shape).result
+    alone = evaluate(victim.model, mislabelled, params, reporter=Silent(), device="cpu").result
+    assert timeless(merged) == timeless(alone) and len(merged["attacks"][0]["parts"]) == 4
 
 
 def test_a_missing_or_doubled_shard_is_refused(victim, images):

@@ -150,6 +150,7 @@ def test_defaults_are_written_out_and_models_pinned(registered: Database) -> Non
         ("evaluate", {"model": "encoder"}, ["/model"]),
         ("evaluate", {"model": "colour"}, ["/model"]),
         ("evaluate", {"model": "two"}, ["/model"]),
+        ("evaluate", {"model": "mixed"}, ["/model"]),
         ("evaluate", {"model": "net@7", "dataset": {"name": "none"}}, ["/dataset/name", "/model"]),
         ("evaluate", {"attacks": [{"name": "pgd"}, {"name": "fgsm", "stpe": 1}]}, ["/attacks/1/stpe"]),
         ("evaluate", {"attacks": [{"name": "none"}]}, ["/attacks/0/name"]),

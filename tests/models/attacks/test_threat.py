@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attacks.noise import PerImageNoise
-from models.attacks.threat import threat_model
+from models.attacks.threat import threat_model, within
 
 ORDER = {"linf": np.inf, "l2": 2}
 
@@ -29,6 +29,13 @@ def test_projection_lands_in_the_ball_and_leaves_what_is_inside(norm, eps, scale
     if norm == "l2":  # the nearest point of a Euclidean ball lies on the line to its centre
         cosine = torch.nn.functional.cosine_similarity(projected.flatten(1), delta.flatten(1))
         assert eps < 1e-3 or (cosine > 1 - 1e-5).all()
+
+
+@pytest.mark.parametrize("side", [32, 384, 1024])
+def test_a_projection_of_a_large_image_fits_the_ball_in_float64(side):
+    delta = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    projected = threat_model("l2", 3.0).project(delta)
+    assert within(threat_model("l2", 0).size(projected.double()), 3.0).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -145,4 +145,4 @@ def test_the_schema_lists_what_can_craft():
     schema = transfer.TransferParams.model_json_schema()["properties"]["attack"]
     names = {option["properties"]["name"]["const"] for option in schema["oneOf"]}
     assert {"fgsm", "pgd", "cw-linf", "mi-fgsm"} <= names
-    assert not names & {"transfer", "square", "cw-l2", "uniform-noise", "gaussian-noise"}
+    assert not names & {"transfer", "square", "cw-l2", "fab-t", "uniform-noise", "gaussian-noise"}

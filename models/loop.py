@@ -165,7 +165,9 @@ def _foretell(task: Task, step: int, *, seconds: float, reporter: Reporter) -> N
     reporter.metrics(step, {"step_seconds": seconds, "memory_mib": held})
     left = task.total - step
     rest = timedelta(seconds=round(seconds * left))
-    log.info("a step took %.3f s, the other %d about %s at this pace; memory so far: %.0f MiB", seconds, left, rest, held)
+    log.info(
+        "a step took %.3f s, the other %d about %s at this pace; memory so far: %.0f MiB", seconds, left, rest, held
+    )
     for device, memory in cuda_memory().items():
         log.info("memory of cuda:%s so far: %.0f MiB", device, memory["reserved"] / 2**20)
 

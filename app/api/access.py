@@ -44,7 +44,7 @@ def _principal(request: Request, opened: Resources, bearer: HTTPAuthorizationCre
         return _noted(request, identify(opened, bearer.credentials))
     refuse_foreign_pages(request)
     if not tokens_required(opened):
-        _refuse_other_machines(request)
+        refuse_other_machines(request)
         return OPERATOR
     token = request.cookies.get(COOKIE)
     if token is None:
@@ -128,7 +128,8 @@ def refuse_foreign_pages(request: Request) -> None:
         raise ForbiddenError("a page of another site sent this request; only this service's own page may")
 
 
-def _refuse_other_machines(connection: HTTPConnection) -> None:
+def refuse_other_machines(connection: HTTPConnection) -> None:
+    """Raise ForbiddenError unless this machine asks, under its own name."""
     client = connection.client
     try:
         local = client is None or ip_address(client.host).is_loopback

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -102,20 +102,32 @@ async def _check_form(request: Request, *, known: Collection[str]) -> None:
 
 
 async def refuse_unknown_query(request: Request) -> None:
-    """Raise InvalidSpecError for a query parameter that neither the route nor what it depends on takes."""
+    """Raise InvalidSpecError for a query parameter that the route does not take, or twice: one would be ignored."""
     if not request.query_params:
         return
-    known = sorted(_query_names(request.scope["route"].dependant))
-    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
-    if unknown:
-        what = f"unknown query parameter; known: {', '.join(known)}" if known else "this takes no query parameters"
-        errors = [FieldError(pointer=f"/{name}", detail=what) for name in unknown]
-        raise InvalidSpecError(f"{unknown[0][:100]!r}: {what}", errors=errors)
+    known = _query_params(request.scope["route"].dependant)
+    names = ", ".join(sorted(known))
+    unknown = f"unknown query parameter; known: {names}" if known else "this takes no query parameters"
+    errors = []
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known:
+            errors.append(FieldError(pointer=f"/{name}", detail=unknown))
+        elif count > 1 and not known[name]:
+            errors.append(FieldError(pointer=f"/{name}", detail="the query parameter is there twice"))
+    if errors:
+        raise InvalidSpecError(f"{errors[0]['pointer'][1:101]!r}: {errors[0]['detail']}", errors=errors)
 
 
-def _query_names(dependant: Dependant) -> set[str]:
-    own = {param.alias for param in dependant.query_params}
-    return own.union(*map(_query_names, dependant.dependencies))
+def _query_params(dependant: Dependant) -> dict[str, bool]:
+    """What the route and all that it depends on take: name → whether it is a list."""
+    found = {param.alias: _is_list(param.field_info.annotation) for param in dependant.query_params}
+    for inner in dependant.dependencies:
+        found |= _query_params(inner)
+    return found
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(part) is list for part in (annotation, *get_args(annotation)))
 
 
 class StrictRequest(Request):

@@ -75,6 +75,7 @@ QUERIES = (
     *(f"/{what}?cursor={cursor}" for what in ("jobs", "models", "datasets") for cursor in (
         "x", "%00", "%F0%9F%92%A9", "a" * 501, forged("{}"), forged("[1]"), forged("[]"), forged('["a", "b"]'),
         forged('["\\u0000"]'), forged("[" * 200), forged("9" * 300), forged("NaN"), make_cursor("a\0b"),
+        forged('["\\ud800"]'),
     )),
     *(f"/jobs?limit={limit}" for limit in ("0", "-1", "201", "1e2", "1.5", "", "%00", "9" * 100, "0x10", "١.٢", "NaN")),
     *(f"/jobs?label={label}" for label in ("a", ":b", "a:%00", "a" * 602, "a:" + "b" * 601)),
@@ -86,12 +87,20 @@ QUERIES = (
     "/compare?jobs=%00",
     "/compare?jobs=" + "a," * 300,
     "/compare?jobs=a&format=html",
+    "/compare?jobs=a&jobs=b",
 )  # fmt: skip
 
 
 def test_queries_of_nonsense_are_refused(client: TestClient) -> None:
     for query in QUERIES:
         assert assert_problem(client.get(query), 422)["errors"], query
+
+
+def test_a_parameter_that_is_no_list_comes_once(client: TestClient) -> None:
+    for name, value in (("kind", "train"), ("limit", "5"), ("status", "queued")):
+        assert_problem(client.get(f"/jobs?{name}={value}&{name}={value}"), 422, says="twice", pointer=f"/{name}")
+    assert_problem(client.post("/classify?model=a&model=b"), 422, says="twice", pointer="/model")
+    assert client.get("/jobs?label=a:b&label=c:d").status_code == 200
 
 
 def test_a_forged_cursor_is_text_and_no_sql(client: TestClient) -> None:

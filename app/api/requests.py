@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NoReturn, get_args, get_origin
 
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.params import Form
 from fastapi.responses import JSONResponse
@@ -16,6 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api import access
 from app.errors import FieldError, InvalidSpecError
 from app.problems import problem
 from app.schemas.problems import MEDIA_TYPE
@@ -134,7 +136,8 @@ class StrictRequest(Request):
     """A request whose JSON is parsed by :func:`parse_json`."""
 
     async def json(self) -> Any:
-        return parse_json(await self.body())
+        """In a thread: of a large body it takes a second, for which no other request should wait."""
+        return await run_in_threadpool(parse_json, await self.body())
 
 
 class StrictRoute(APIRoute):
@@ -146,6 +149,8 @@ class StrictRoute(APIRoute):
         takes_form = field is not None and isinstance(field.field_info, Form)
         json_only = field is not None and not takes_form
         form_fields = [param.alias for param in self.dependant.body_params]
+        scopes = access.scopes_of(self.dependant)
+        assert scopes or not takes_form, f"{self.path} takes a form: it must name its scope itself"
 
         async def strict(request: Request) -> Response:
             content_type = request.headers.get("content-type", "")
@@ -153,7 +158,8 @@ class StrictRoute(APIRoute):
                 raise HTTPException(415, "send JSON with the header Content-Type: application/json")
             _check_charset(content_type)
             strict_request = StrictRequest(request.scope, request.receive)
-            if takes_form:
+            if takes_form:  # gigabytes, perhaps: from whom, comes first
+                await access.admit(strict_request, scopes)
                 await _check_form(strict_request, known=form_fields)
             return await handle(strict_request)
 

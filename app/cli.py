@@ -53,7 +53,7 @@ def serve(
     settings = settings_or_exit(**{name: value for name, value in given.items() if value is not None})
 
     def ready(url: str) -> None:
-        console.print(f"clead is ready at [bold]{url}[/bold]  (API: {url}/docs, data: {settings.home})")
+        console.print(f"clead is ready at [bold]{url}[/bold]  (API: {url}/docs, data: {escape(str(settings.home))})")
         console.print("Ctrl-C stops it; running jobs go on from their last checkpoint at the next start.")
 
     try:
@@ -90,7 +90,7 @@ def flower(
     from app.queue import QUEUES, create_celery
 
     if find_spec("flower") is None:
-        _fail(r"Flower is not installed; in the checkout: pip install -e '.\[monitoring]'")
+        _fail("Flower is not installed; in the checkout: pip install -e '.[monitoring]'")
     celery = create_celery(settings_or_exit())
     shown = [Queue(name) for name in QUEUES]  # type: ignore[no-untyped-call]
     celery.conf.update(task_default_queue=QUEUES[0], task_queues=shown)
@@ -131,7 +131,7 @@ def settings() -> None:
 def classify(
     images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="image files")],
     model: Annotated[str | None, typer.Option(help="name, name@version or name@alias; default: in production")] = None,
-    top_k: Annotated[int, typer.Option(min=1)] = 1,
+    top_k: Annotated[int, typer.Option(min=1, help="labels of each image, the most probable first")] = 1,
     url: Url = DEFAULT_URL,
     token: Token = None,
 ) -> None:
@@ -140,10 +140,11 @@ def classify(
         answer = _call(lambda: client.classify([(p.name, p.read_bytes()) for p in images], model=model, top_k=top_k))
     table = Table("image", "label", "probability", box=None, pad_edge=False)
     for prediction in answer["predictions"]:
+        name = escape(str(prediction["filename"]))
         if prediction.get("error"):
-            table.add_row(str(prediction["filename"]), f"[red]{prediction['error']['detail']}[/red]", "")
-        else:
-            table.add_row(str(prediction["filename"]), prediction["label"], f"{prediction['probability']:.3f}")
+            table.add_row(name, f"[red]{escape(prediction['error']['detail'])}[/red]", "")
+        for score in prediction["top_k"]:
+            table.add_row(name, escape(score["label"]), f"{score['probability']:.3f}")
     console.print(table)
 
 
@@ -168,12 +169,7 @@ def evaluate(
         "seed": seed,
     }
     with Client(url, token=token) as client:
-        job = _call(lambda: client.post("/evaluate", body))
-        with console.status("queued") as status:
-            for state in client.follow(job["id"]):
-                job = state
-                progress = job["progress"] or {}
-                status.update(f"{job['status']} {progress.get('stage') or ''} {progress.get('done', 0)}")
+        job = _call(lambda: _evaluated(client, body))
     if job["status"] != "succeeded":
         _fail(f"{job['status']}: {(job['error'] or {}).get('detail', 'no detail')}")
     _print_evaluation(job["result"])
@@ -208,13 +204,24 @@ def _requirement(text: str) -> tuple[str, str]:
     return name.strip(), ">" + threshold.strip()
 
 
+def _evaluated(client: Client, body: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation's job when it has ended."""
+    job: dict[str, Any] = client.post("/evaluate", body)
+    with console.status("queued") as status:
+        for state in client.follow(job["id"]):
+            job = state
+            progress = job["progress"] or {}
+            status.update(f"{job['status']} {progress.get('stage') or ''} {progress.get('done', 0)}")
+    return job
+
+
 def _print_evaluation(result: dict[str, Any]) -> None:
-    console.print(f"{result['model']}: clean accuracy {result['clean_accuracy']:.3f}")
+    console.print(f"{escape(result['model'])}: clean accuracy {result['clean_accuracy']:.3f}")
     table = Table("attack", "robust accuracy", "95 % interval", "success", "seconds", box=None, pad_edge=False)
     for row in result["attacks"]:
         low, high = row["ci95"]
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             f"{row['robust_accuracy']:.3f}",
             f"{low:.3f} – {high:.3f}",
             "–" if row["success_rate"] is None else f"{row['success_rate']:.3f}",
@@ -222,11 +229,11 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         )
     console.print(table)
     for warning in result["warnings"]:
-        console.print(f"[yellow]{warning['code']}[/yellow]: {warning['detail']}")
-        console.print(f"  → {warning['advice']}")
+        console.print(f"[yellow]{warning['code']}[/yellow]: {escape(warning['detail'])}")
+        console.print(f"  → {escape(warning['advice'])}")
     for requirement in result["requirements"]:
         verdict = "[green]met[/green]" if requirement["met"] else "[red]not met[/red]"
-        console.print(f"{requirement['attack']} {requirement['need']}: got {requirement['got']:.3f}, {verdict}")
+        console.print(f"{escape(requirement['attack'])} {requirement['need']}: got {requirement['got']:.3f}, {verdict}")
 
 
 def _call(request: Any) -> Any:
@@ -242,7 +249,7 @@ def _call(request: Any) -> Any:
 
 
 def _fail(message: str) -> Any:
-    Console(stderr=True).print(f"[red]error:[/red] {message}", highlight=False)
+    Console(stderr=True).print(f"[red]error:[/red] {escape(message)}", highlight=False)
     raise typer.Exit(1)
 
 

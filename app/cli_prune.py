@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from sqlalchemy.exc import OperationalError
 
 from app.errors import DomainError
@@ -72,7 +73,7 @@ def prune(
             console.print(_told(name, remove(older_than=age), dry_run=dry_run), highlight=False)
     except (DomainError, OperationalError) as error:
         cause = error.orig if isinstance(error, OperationalError) else error
-        Console(stderr=True).print(f"[red]error:[/red] {cause}; run it again to go on", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(cause))}; run it again to go on", highlight=False)
         raise typer.Exit(1) from None
     finally:
         database.close()

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app import security
@@ -64,7 +65,7 @@ def create(
             stored_bytes=None if gigabytes is None else round(gigabytes * 1e9),
         )
     Console(stderr=True).print(
-        f"token {record.id} of {record.name!r}, scope {record.scope}, {_until(record.expires_at)}. "
+        f"token {record.id} of {escape(repr(record.name))}, scope {record.scope}, {_until(record.expires_at)}. "
         "It is shown this once; every request to this service needs one from now on.",
         highlight=False,
     )
@@ -82,7 +83,7 @@ def list_tokens() -> None:
         for record in tokens.listed(session):
             state = "revoked" if record.revoked_at else _until(record.expires_at)
             used = f"{record.used_at:%Y-%m-%d %H:%M}" if record.used_at else "never"
-            table.add_row(record.id, record.name, record.scope, record.hint, used, state)
+            table.add_row(record.id, escape(record.name), record.scope, record.hint, used, state)
     console.print(table)
 
 
@@ -93,9 +94,9 @@ def revoke(token_id: Annotated[str, typer.Argument(help="id of the token, from `
         with _database(settings_or_exit()) as database, database.writing() as session:
             record = tokens.revoke(session, token_id)
     except NotFoundError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error.detail}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(error.detail)}", highlight=False)
         raise typer.Exit(1) from None
-    console.print(f"token {record.id} of {record.name!r} is revoked")
+    console.print(f"token {record.id} of {escape(repr(record.name))} is revoked")
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any, Self
 import httpx
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
+LATER = frozenset({429, 503})
+"""Answers that say: try again."""
 
 
 class ApiError(Exception):
@@ -18,6 +20,8 @@ class ApiError(Exception):
 
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
+        told = response.headers.get("Retry-After", "")
+        self.retry_after = int(told) if told.isdecimal() else 0  # seconds; a proxy may send a date
         try:
             problem: dict[str, Any] = response.json()
         except ValueError:
@@ -66,10 +70,19 @@ class Client:
         )
         return self._checked(response).json()
 
-    def follow(self, job_id: str, *, interval: float = 0.5) -> Iterator[dict[str, Any]]:
-        """The job's state again and again until it is final; the last one yielded is the final one."""
+    def follow(self, job_id: str, *, interval: float = 1.0) -> Iterator[dict[str, Any]]:
+        """The job's state again and again until it is final; the last one yielded is the final one.
+
+        A service that is too busy to answer is asked again when it says, however often.
+        """
         while True:
-            job = self.get(f"/jobs/{job_id}")
+            try:
+                job = self.get(f"/jobs/{job_id}")
+            except ApiError as error:
+                if error.status not in LATER:
+                    raise
+                time.sleep(max(interval, error.retry_after))
+                continue
             yield job
             if job["status"] in FINAL:
                 return

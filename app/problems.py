@@ -152,6 +152,8 @@ def _summary(errors: Sequence[FieldError], *, count: int) -> str:
 def _field_error(request: Request, item: Mapping[str, Any], *, body: Any) -> FieldError:
     place, *location = item["loc"]
     detail = str(item["msg"]).removeprefix("Value error, ")
+    if detail.startswith("Expected UploadFile"):  # the framework's words for text in a file's field
+        detail = "send a file"
     if place != "body":
         return {"pointer": "".join(f"/{step}" for step in location), "detail": f"{place} parameter: {detail}"}
     if not isinstance(body, dict | list):

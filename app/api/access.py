@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Collection
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from app import security
-from app.api.dependencies import NO_NUL, Opened, Resources
+from app.api.dependencies import NO_NUL, Opened, Resources, resources
 from app.errors import ForbiddenError, UnauthenticatedError
 from app.schemas.problems import problem_responses
 from app.services import jobs, tokens
@@ -22,20 +25,23 @@ COOKIE = "clead_token"
 RESPONSES = problem_responses(401, 403, 429)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
-Bearer = Annotated[
-    HTTPAuthorizationCredentials | None,
-    Depends(HTTPBearer(auto_error=False, description="a token of `clead token create`")),
-]
+_BEARER = HTTPBearer(auto_error=False, description="a token of `clead token create`")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
 def principal(request: Request, opened: Opened, bearer: Bearer = None) -> Principal:
     """Who is asking. Without any token in the database: whoever is on this machine, and nobody else.
 
+    One request is looked at, and counted, once.
     Raises UnauthenticatedError, ForbiddenError, and OverloadedError for more requests than the account may send.
     """
+    known: Principal | None = getattr(request.state, "principal", None)
+    if known is not None:
+        return known
     asking = _principal(request, opened, bearer)
     if asking.account is not None:
         opened.rates.count(asking.account, per_minute=asking.limits.requests_per_minute)
+    request.state.principal = asking
     return asking
 
 
@@ -44,7 +50,7 @@ def _principal(request: Request, opened: Resources, bearer: HTTPAuthorizationCre
         return _noted(request, identify(opened, bearer.credentials))
     refuse_foreign_pages(request)
     if not tokens_required(opened):
-        _refuse_other_machines(request)
+        refuse_other_machines(request)
         return OPERATOR
     token = request.cookies.get(COOKIE)
     if token is None:
@@ -75,14 +81,30 @@ def own_job(
 JobId = Annotated[str, Depends(own_job)]
 
 
-@cache
+@dataclass(frozen=True)
+class _Needs:
+    scope: security.Scope
+
+    async def __call__(self, asking: Asking) -> None:
+        check_scope(asking, self.scope)
+
+
 def needs(scope: security.Scope) -> Any:
     """A route's dependency: the request's token allows ``scope``."""
+    return Depends(_Needs(scope))
 
-    async def check(asking: Asking) -> None:
+
+def scopes_of(dependant: Dependant) -> list[security.Scope]:
+    """What a route itself says that it needs; what a router adds where it is included is not known to it."""
+    return [inner.call.scope for inner in dependant.dependencies if isinstance(inner.call, _Needs)]
+
+
+async def admit(request: Request, scopes: Collection[security.Scope]) -> None:
+    """What the route's dependencies check of who asks, for a route that would read its body before them."""
+    bearer = await _BEARER(request)
+    asking = await run_in_threadpool(principal, request, await resources(request), bearer)
+    for scope in scopes:
         check_scope(asking, scope)
-
-    return Depends(check)
 
 
 def check_scope(asking: Principal, scope: security.Scope) -> None:
@@ -128,7 +150,8 @@ def refuse_foreign_pages(request: Request) -> None:
         raise ForbiddenError("a page of another site sent this request; only this service's own page may")
 
 
-def _refuse_other_machines(connection: HTTPConnection) -> None:
+def refuse_other_machines(connection: HTTPConnection) -> None:
+    """Raise ForbiddenError unless this machine asks, under its own name."""
     client = connection.client
     try:
         local = client is None or ip_address(client.host).is_loopback

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 
-from app.api.access import Asking
+from app.api.access import Asking, needs
 from app.api.dependencies import NO_NUL, Opened
 from app.errors import FieldError, InvalidSpecError, NotFoundError
 from app.schemas.catalog import (
@@ -97,6 +97,7 @@ def list_family(family: Annotated[str, Path(description="such as torchvision", m
     response_class=Response,
     tags=["jobs"],
     summary="Compare evaluations",
+    dependencies=[needs("submit")],
     responses={**_TABLE, **problem_responses(404, 409, 422)},
 )
 def compare(

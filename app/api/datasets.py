@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, Response, UploadFile, status
 from sqlalchemy.orm import Session
 
-from app.api.access import Asking
+from app.api.access import Asking, needs
 from app.api.dependencies import FIRST_PAGE, Cursor, DatasetName, IdempotencyKey, Limit, Opened, Resources
 from app.api.idempotency import once
 from app.api.requests import StrictRoute
@@ -55,6 +55,7 @@ def read_dataset(opened: Opened, asking: Asking, name: DatasetName) -> Any:
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetView,
     summary="Upload a data set",
+    dependencies=[needs("submit")],
     responses=problem_responses(400, 409, 413, 422, 503),
 )
 def upload_dataset(

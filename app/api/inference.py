@@ -121,8 +121,8 @@ async def _pictures(request: Request, settings: Settings) -> AsyncIterator[list[
     """The request's images, by content type; HTTPException 415, TooLargeError, InvalidSpecError."""
     content_type = request.headers.get("content-type", "")
     if is_json(content_type):
-        yield _encoded(await request.json(), settings)
-    elif content_type.startswith("multipart/form-data"):
+        yield await run_in_threadpool(_encoded, await request.json(), settings)
+    elif content_type.lower().startswith("multipart/form-data"):
         try:
             form = await request.form(max_files=settings.image_max_count, max_fields=20)
         except HTTPException as error:
@@ -150,7 +150,7 @@ def _encoded(value: Any, settings: Settings) -> list[Picture]:
 def _decoder(text: str) -> Callable[[], Coroutine[Any, Any, bytes]]:
     async def read() -> bytes:
         try:
-            return base64.b64decode(text, validate=True)
+            return await run_in_threadpool(base64.b64decode, text, validate=True)
         except (binascii.Error, ValueError):
             detail = "not base64 (the standard alphabet, padded, no data: prefix)"
             raise BadImageError(detail, reason="not_base64") from None

@@ -62,13 +62,16 @@ def scraper(request: Request, opened: Opened, bearer: access.Bearer = None) -> N
     """
     telemetry: Telemetry = request.app.state.telemetry
     token = bearer.credentials if bearer else request.cookies.get(access.COOKIE)
-    # Without any token: whoever is on this machine.
-    known = security.digest(token, opened.token_key()) if token else str(request.client)
+    # Without any token: whoever is on this machine. A port is of one connection alone.
+    address = request.client.host if request.client else ""
+    known = security.digest(token, opened.token_key()) if token else address
     try:
         access.check_scope(access.principal(request, opened, bearer), "classify")
     except SQLAlchemyError:
         if known not in telemetry.let_in:
             raise
+        if not token:
+            access.refuse_other_machines(request)
     except (UnauthenticatedError, ForbiddenError):
         telemetry.let_in.discard(known)
         raise

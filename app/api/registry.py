@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from starlette.exceptions import HTTPException
 
 from app.api.access import Asking, needs
 from app.api.dependencies import (
@@ -165,7 +166,11 @@ def upload_version(
 
 
 def _parse_card(text: str) -> ModelCard:
-    value = parse_json(text.encode())
+    try:
+        value = parse_json(text.encode())
+    except HTTPException as error:
+        detail = str(error.detail).replace("the body", "the card", 1)
+        raise InvalidSpecError(detail, errors=[FieldError(pointer="/card", detail=detail)]) from None
     try:
         return ModelCard.model_validate(value)
     except ValidationError as error:

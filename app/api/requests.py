@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.params import Form
 from fastapi.responses import JSONResponse
@@ -16,6 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api import access
 from app.errors import FieldError, InvalidSpecError
 from app.problems import problem
 from app.schemas.problems import MEDIA_TYPE
@@ -102,27 +104,40 @@ async def _check_form(request: Request, *, known: Collection[str]) -> None:
 
 
 async def refuse_unknown_query(request: Request) -> None:
-    """Raise InvalidSpecError for a query parameter that neither the route nor what it depends on takes."""
+    """Raise InvalidSpecError for a query parameter that the route does not take, or twice: one would be ignored."""
     if not request.query_params:
         return
-    known = sorted(_query_names(request.scope["route"].dependant))
-    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
-    if unknown:
-        what = f"unknown query parameter; known: {', '.join(known)}" if known else "this takes no query parameters"
-        errors = [FieldError(pointer=f"/{name}", detail=what) for name in unknown]
-        raise InvalidSpecError(f"{unknown[0][:100]!r}: {what}", errors=errors)
+    known = _query_params(request.scope["route"].dependant)
+    names = ", ".join(sorted(known))
+    unknown = f"unknown query parameter; known: {names}" if known else "this takes no query parameters"
+    errors = []
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known:
+            errors.append(FieldError(pointer=f"/{name}", detail=unknown))
+        elif count > 1 and not known[name]:
+            errors.append(FieldError(pointer=f"/{name}", detail="the query parameter is there twice"))
+    if errors:
+        raise InvalidSpecError(f"{errors[0]['pointer'][1:101]!r}: {errors[0]['detail']}", errors=errors)
 
 
-def _query_names(dependant: Dependant) -> set[str]:
-    own = {param.alias for param in dependant.query_params}
-    return own.union(*map(_query_names, dependant.dependencies))
+def _query_params(dependant: Dependant) -> dict[str, bool]:
+    """What the route and all that it depends on take: name → whether it is a list."""
+    found = {param.alias: _is_list(param.field_info.annotation) for param in dependant.query_params}
+    for inner in dependant.dependencies:
+        found |= _query_params(inner)
+    return found
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(part) is list for part in (annotation, *get_args(annotation)))
 
 
 class StrictRequest(Request):
     """A request whose JSON is parsed by :func:`parse_json`."""
 
     async def json(self) -> Any:
-        return parse_json(await self.body())
+        """In a thread: of a large body it takes a second, for which no other request should wait."""
+        return await run_in_threadpool(parse_json, await self.body())
 
 
 class StrictRoute(APIRoute):
@@ -134,6 +149,8 @@ class StrictRoute(APIRoute):
         takes_form = field is not None and isinstance(field.field_info, Form)
         json_only = field is not None and not takes_form
         form_fields = [param.alias for param in self.dependant.body_params]
+        scopes = access.scopes_of(self.dependant)
+        assert scopes or not takes_form, f"{self.path} takes a form: it must name its scope itself"
 
         async def strict(request: Request) -> Response:
             content_type = request.headers.get("content-type", "")
@@ -141,7 +158,8 @@ class StrictRoute(APIRoute):
                 raise HTTPException(415, "send JSON with the header Content-Type: application/json")
             _check_charset(content_type)
             strict_request = StrictRequest(request.scope, request.receive)
-            if takes_form:
+            if takes_form:  # gigabytes, perhaps: from whom, comes first
+                await access.admit(strict_request, scopes)
                 await _check_form(strict_request, known=form_fields)
             return await handle(strict_request)
 

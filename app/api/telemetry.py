@@ -40,7 +40,7 @@ class Telemetry:
         self.inference = InferenceMetrics(self._registry)
         self._registry.register(GpuMemory(cuda_memory))
         self.let_in: set[str] = set()
-        """Digests of the tokens that may scrape; of use while the database that knows them is away."""
+        """Digests of the tokens, and addresses without one, that may scrape: of use while the database is away."""
 
     def observe(self, resources: Resources) -> None:
         """Report the state of ``resources`` at every scrape."""

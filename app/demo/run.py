@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -53,11 +54,11 @@ def run(home: Path, *, seed: int, fresh: bool, console: Console) -> None:
             else:
                 console.print(f"Job {job['id']} at {url} trains, probes and attacks {len(METHODS)} models on digits.")
                 job = _watch(client, job, console)
+            if job["status"] != "succeeded":
+                raise DemoError(f"the job ended as {job['status']}: {(job['error'] or {}).get('detail', 'no detail')}")
             classified = _classify(client, job["result"]["rows"])
-        except (ApiError, TimeoutError) as error:
+        except (ApiError, TimeoutError, httpx.TransportError) as error:
             raise DemoError(f"{error}\nThe service's log: {home / 'service.log'}") from error
-    if job["status"] != "succeeded":
-        raise DemoError(f"the job {job['status']}: {(job['error'] or {}).get('detail')}")
     paths = report.write(home, job=job, classified=classified)
     report.show(console, job=job, classified=classified)
     console.print(f"\nReports: {', '.join(str(path) for path in paths)}")

@@ -25,19 +25,34 @@ def compare(session: Session, job_ids: Sequence[str], *, asking: Principal = OPE
     """Rows for finished evaluations (a protocol job stands for its own), in the order of ``job_ids``.
 
     ``after`` is the model's robust accuracy; ``before`` that of the undefended model (trained by ``standard``) among
-    these jobs under the same attack on the same images, null if there is none or if the row is its own. ``warnings``
-    are the codes of the evaluation's.
+    these jobs under the same attack on the same images: the one of the same protocol job, else the one of the same
+    backbone. Null if there is none, if there are several, or if the row is of an undefended model itself.
+    ``warnings`` are the codes of the evaluation's.
     Raises NotFoundError, ConflictError for a job that has no evaluation to show.
     """
     evaluations = _evaluations(session, job_ids, asking=asking)
-    trained_by = {name: method_of(session, name) for name in {str((job.result or {})["model"]) for job in evaluations}}
+    names = {str((job.result or {})["model"]) for job in evaluations}
+    trained_by = {name: method_of(session, name) for name in names}
+    backbones = {name: _backbone_of(session, name) for name in names}
+    protocols = {job.id: job.parent_id for job in evaluations}
     rows = [row for job in evaluations for row in _rows_of(job, trained_by)]
-    bases = {_key(row): row for row in rows if row["method"] == BASE_METHOD}
+    bases: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        base = bases.get(_key(row))
-        row["before"] = None if base is None or row["method"] == BASE_METHOD else base["after"]
-        row["before_model"] = None if base is None or row["method"] == BASE_METHOD else base["model"]
+        if row["method"] == BASE_METHOD:
+            bases.setdefault(_key(row), []).append(row)
+    for row in rows:
+        like = [] if row["method"] == BASE_METHOD else bases.get(_key(row), [])
+        base = _only([other for other in like if protocols[other["job"]] == protocols[row["job"]] is not None])
+        if base is None:
+            base = _only([other for other in like if backbones[other["model"]] == backbones[row["model"]]])
+        row["before"] = None if base is None else base["after"]
+        row["before_model"] = None if base is None else base["model"]
     return rows
+
+
+def _only(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of the one model that they all are of, the same whatever their order; None for none or several models."""
+    return min(rows, key=lambda row: str(row["job"])) if len({row["model"] for row in rows}) == 1 else None
 
 
 def _evaluations(session: Session, job_ids: Sequence[str], *, asking: Principal) -> list[Job]:
@@ -105,6 +120,14 @@ def method_of(session: Session, reference: str) -> str | None:
         except NotFoundError:
             return None
     return None
+
+
+def _backbone_of(session: Session, reference: str) -> Any:
+    """As the model's card has it; null for deleted models."""
+    try:
+        return models.resolve(session, reference).card["backbone"]
+    except NotFoundError:
+        return None
 
 
 def attack_names(attacks: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -32,6 +32,7 @@ def read_cursor(cursor: str, *, parts: int = 1) -> list[str]:
     """The sort key in a cursor; InvalidSpecError for anything that :func:`make_cursor` did not make."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        json.dumps(key, ensure_ascii=False).encode()  # no database takes half of a surrogate pair
     except (ValueError, RecursionError):
         key = None
     if (

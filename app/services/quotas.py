@@ -43,7 +43,7 @@ def admit_bytes(session: Session, asking: Principal, *, size: int) -> None:
     if used + size > most or used == most:
         raise OverloadedError(
             f"{used} of the {most} bytes that {asking.account!r} may store are used; these would be {size} more: "
-            "delete models, or ask for a larger limit",
+            "ask for a larger limit, or for models to be deleted (scope admin)",
             retry_after=RETRY_SECONDS,
         )
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from app import client as client_module
 from app.cli import cli
 from app.settings import Settings
+from tests.app.scripted import scripted
 from tests.servers import free_port
+
+EVALUATE = ["evaluate", "m@1", "--dataset", "digits"]
+QUEUED = {"id": "j", "status": "queued", "progress": None, "error": None, "result": None}
+BROKEN = QUEUED | {"status": "failed", "error": {"detail": "no image [/x] was left"}}
 
 
 def test_it_starts_without_what_only_some_commands_need() -> None:
@@ -46,7 +54,73 @@ def test_settings_that_do_not_fit_together_are_named() -> None:
 
 def test_a_service_that_is_not_there_is_named_with_how_to_name_another() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    answer = CliRunner().invoke(cli, ["evaluate", "m@1", "--dataset", "digits", "--url", url])
+    answer = CliRunner().invoke(cli, [*EVALUATE, "--url", url])
     assert answer.exit_code == 1
     said = " ".join(answer.output.split())
     assert f"no answer from {url}/evaluate" in said and "--url or CLEAD_URL" in said
+
+
+def test_an_evaluation_is_followed_through_busy_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(client_module.time, "sleep", slept.append)
+    busy = {"detail": "too many requests"}
+    answers = [(202, QUEUED), (429, busy, {"Retry-After": "7"}), (503, busy), (200, QUEUED), (200, BROKEN)]
+    with scripted(answers) as url:
+        answer = CliRunner().invoke(cli, [*EVALUATE, "--url", url])
+    assert answer.exit_code == 1
+    assert answer.output.strip() == "error: failed: no image [/x] was left"
+    assert slept == [7, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "answers", [[(202, QUEUED)], [(202, QUEUED), (404, {"detail": "there is no job 'j'"})]], ids=["gone", "refused"]
+)
+def test_a_service_that_fails_meanwhile_ends_an_evaluation_in_one_line(answers: list[Any]) -> None:
+    with scripted(answers) as url:
+        answer = CliRunner().invoke(cli, [*EVALUATE, "--url", url])
+    assert answer.exit_code == 1 and isinstance(answer.exception, SystemExit)
+    assert answer.output.startswith("error: no answer from" if len(answers) == 1 else "error: there is no job 'j'")
+
+
+def test_classify_prints_k_labels_as_they_are_called(tmp_path: Path) -> None:
+    picture = tmp_path / "[b]cat.png"
+    picture.write_bytes(b"")
+    best = [{"label": "cat[/x]", "probability": 0.75}, {"label": "[dog]", "probability": 0.125}]
+    right = {"filename": picture.name, "error": None, "top_k": best}
+    wrong = {"filename": "[/y]", "error": {"detail": "no [/z] picture"}, "top_k": []}
+    with scripted([(200, {"predictions": [right, wrong]})]) as url:
+        answer = CliRunner().invoke(cli, ["classify", str(picture), "--top-k", "2", "--url", url])
+    assert answer.exit_code == 0, answer.output
+    assert [line.split() for line in answer.output.splitlines()[1:]] == [
+        ["[b]cat.png", "cat[/x]", "0.750"],
+        ["[b]cat.png", "[dog]", "0.125"],
+        ["[/y]", "no", "[/z]", "picture"],
+    ]
+
+
+def test_what_an_evaluation_says_is_no_markup() -> None:
+    attack = {"name": "pgd[/x]", "ci95": [0.1, 0.2], "robust_accuracy": 0.15, "success_rate": None, "seconds": 1.0}
+    result = {
+        "model": "m@1",
+        "clean_accuracy": 0.9,
+        "attacks": [attack],
+        "warnings": [{"code": "c", "detail": "d[/x]", "advice": "a[/x]"}],
+        "requirements": [{"attack": "pgd[/x]", "need": ">=0.1", "got": 0.15, "met": True}],
+    }
+    with scripted([(202, QUEUED), (200, QUEUED | {"status": "succeeded", "result": result})]) as url:
+        answer = CliRunner().invoke(cli, [*EVALUATE, "--url", url])
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.count("[/x]") == 4
+
+
+def test_a_tokens_name_is_no_markup(tmp_path: Path) -> None:
+    environment = {"CLEAD_HOME": str(tmp_path)}
+    made = CliRunner().invoke(cli, ["token", "create", "--scope", "submit", "--name", "q[/x]"], env=environment)
+    assert made.exit_code == 0 and made.stdout.startswith("clead_") and "q[/x]" in made.stderr
+    listed = CliRunner().invoke(cli, ["token", "list"], env=environment)
+    assert listed.exit_code == 0 and "q[/x]" in listed.output
+    token_id = re.findall(r"[0-9a-f]{32}", listed.output)[0]
+    revoked = CliRunner().invoke(cli, ["token", "revoke", token_id], env=environment)
+    assert revoked.exit_code == 0 and "q[/x]" in revoked.output
+    unknown = CliRunner().invoke(cli, ["token", "revoke", "[/x]"], env=environment)
+    assert unknown.exit_code == 1 and "[/x]" in unknown.output

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from app.demo import run as demo
+from tests.app.scripted import scripted
 from tests.servers import wait_for
 
 
@@ -57,6 +62,25 @@ def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
     demo.terminate()
     assert demo.wait(timeout=60) != 0
     assert mentioning(tmp_path) == []
+
+
+FAILED = {"id": "j", "status": "failed", "children": [], "result": None, "error": {"detail": "no disk"}}
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [([(200, FAILED)], "the job ended as failed: no disk"), ([], "disconnected(.|\n)*service.log")],
+    ids=["job", "service"],
+)
+def test_a_demo_that_cannot_go_on_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[Any], says: str
+) -> None:
+    queued = FAILED | {"status": "queued"}
+    begins = [(200, {}), (200, {"version": "1"}), (202, queued), (200, queued)]
+    with scripted([*begins, *ends]) as url:
+        monkeypatch.setattr(demo, "service", lambda _: nullcontext(url))
+        with pytest.raises(demo.DemoError, match=says):
+            demo.run(tmp_path, seed=0, fresh=False, console=Console(quiet=True))
 
 
 def mentioning(folder: Path) -> list[str]:

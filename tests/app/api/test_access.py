@@ -89,6 +89,7 @@ NEEDED = {
     "classify": [("POST", "/classify"), ("GET", "/models"), ("GET", "/attacks"), ("GET", "/metrics")],
     "submit": [
         ("GET", "/jobs"),
+        ("GET", "/compare?jobs=x"),
         ("POST", "/jobs/pretrain"),
         ("POST", "/evaluate"),
         ("POST", "/jobs/x/cancel"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from fastapi.testclient import TestClient
 from torch import Tensor
 
+from app.api import inference, requests
 from app.main import create_app
 from app.settings import Settings
 from models.networks import ImageModel
@@ -126,6 +128,41 @@ def test_what_is_no_list_of_images_is_refused(client: TestClient, register: Regi
     broken = {"content-type": "multipart/form-data; boundary=x"}
     assert_problem(client.post(url, content=b"--y\r\n", headers=broken), 400)
     assert_problem(client.post(f"{url}&top_k=0", files=files(("a", b""))), 422, pointer="/top_k")
+
+
+def test_a_media_type_is_the_same_in_capitals(client: TestClient, register: Register) -> None:
+    register("tiny", make_model())
+    request = client.build_request("POST", "/classify?model=tiny", files=files(("a", png(random_pixels(1)[0]))))
+    request.headers["content-type"] = request.headers["content-type"].replace(
+        "multipart/form-data", "Multipart/Form-Data"
+    )
+    assert client.send(request).status_code == 200
+
+
+def test_a_large_body_holds_no_other_request_up(
+    client: TestClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever looks through it does so outside the event loop."""
+    outside: dict[str, bool] = {}
+
+    def watched(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def watching(*args: Any, **more: Any) -> Any:
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                asyncio.get_running_loop()
+            outside[name] = True
+            return function(*args, **more)
+
+        monkeypatch.setattr(module, name, watching)
+
+    register("tiny", make_model())
+    watched(requests, "parse_json")
+    watched(inference, "_encoded")
+    watched(inference.base64, "b64decode")
+    body = {"images": [{"base64": base64.b64encode(png(random_pixels(1)[0])).decode()}]}
+    assert client.post("/classify?model=tiny", json=body).status_code == 200
+    assert outside == {"parse_json": True, "_encoded": True, "b64decode": True}
 
 
 def test_models_that_cannot_answer_say_why(client: TestClient, register: Register) -> None:

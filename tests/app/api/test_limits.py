@@ -32,6 +32,13 @@ def test_more_requests_a_minute_than_allowed_wait(client: TestClient, issue: Iss
     assert client.get("/healthz", headers=bearer(token)).status_code == 200
 
 
+def test_an_upload_counts_once(client: TestClient, issue: Issue) -> None:
+    _, token = issue("submit", requests_per_minute=2)
+    for status in (422, 422, 429):
+        answer = client.post("/datasets", data={"name": "a"}, files={"file": b"no zip"}, headers=bearer(token))
+        assert_problem(answer, status)
+
+
 def test_the_services_limit_holds_for_tokens_without_their_own(settings: Settings, issue: Issue) -> None:
     _, token = issue()
     strict = settings.model_copy(update={"token_requests_per_minute": 1})

@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit_are_refused(client: TestClient, weights: bytes,
     misspelt = json.dumps({**card, "backbone": {"widht": 4}})
     refused = client.post(url, files={"weights": weights}, data={"card": misspelt})
     assert_problem(refused, 422, pointer="/card/backbone/widht")
-    assert_problem(client.post(url, files={"weights": weights}, data={"card": "{"}), 400)
+    assert_problem(client.post(url, files={"weights": weights}, data={"card": "{"}), 422, pointer="/card")
     tensors = load(weights)
     tensors["head.bias"] = torch.full_like(tensors["head.bias"], float("nan"))
     refused = client.post(url, files={"weights": save(tensors)}, data={"card": json.dumps(card)})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
+import httpx
+
 from app.records.session import Database
 from app.settings import Settings
-from tests.app.api.conftest import Register, assert_problem, make_model, png, random_pixels
+from tests.app.api.conftest import Issue, Register, assert_problem, bearer, make_model, png, random_pixels
 from tests.app.api.test_dataset_routes import WHOLE, arrays_npz, folder_zip
 from tests.app.api.test_job_routes import change, measure, read_events
 from tests.app.api.test_submit import PRETRAIN
@@ -27,6 +31,31 @@ def test_a_real_server_outlives_harmful_requests(settings: Settings, register: R
         answer = client.post("/classify?model=tiny", files={"images": ("a.png", good)})
         assert answer.json()["predictions"][0]["error"] is None
         assert client.get("/healthz").status_code == 200
+
+
+def test_an_upload_is_refused_before_its_body(settings: Settings, issue: Issue) -> None:
+    """A gigabyte is announced and a few bytes come: nobody waits for the rest, which 401, 403 and 429 do not need."""
+    _, reader = issue("classify")
+    _, writer = issue("submit", requests_per_minute=1)
+    with running_api(settings) as client:
+        assert client.get("/jobs", headers=bearer(writer)).status_code == 200
+        for path in ("/datasets", "/models/mine/versions"):
+            for token, status in ((None, 401), ("unknown", 401), (reader, 403), (writer, 429)):
+                assert _announced(client, path, token).startswith(f"HTTP/1.1 {status} "), (path, token)
+
+
+def _announced(client: httpx.Client, path: str, token: str | None) -> str:
+    """The first line that the server says to the beginning of a form of a gigabyte."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: multipart/form-data; boundary=b",
+        "Content-Length: 1000000000",
+        *([f"Authorization: Bearer {token}"] if token else []),
+    ]
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "", "--b\r\n"]).encode())
+        return connection.makefile().readline()
 
 
 def test_a_stream_follows_a_job_while_it_runs(settings: Settings, database: Database) -> None:

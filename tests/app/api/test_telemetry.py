@@ -163,6 +163,24 @@ def test_metrics_outlive_the_database(on_postgres: tuple[Settings, servers.Stopp
         assert client.get("/jobs", headers=seen).status_code == 503
 
 
+def test_metrics_outlive_the_database_for_this_machine_by_any_connection(
+    on_postgres: tuple[Settings, servers.Stoppable],
+) -> None:
+    settings, server = on_postgres
+    app = create_app(settings)
+
+    def by(port: int) -> TestClient:
+        return TestClient(app, HERE, raise_server_exceptions=False, client=("127.0.0.1", port))
+
+    with by(1001):
+        scrape(by(1002))
+        scrape(by(1003))
+        assert app.state.telemetry.let_in == {"127.0.0.1"}
+        server.stop()
+        assert scrape(by(1004))[("clead_database_up",)] == 0
+        assert by(1005).get("/metrics", headers={"Host": "evil.example"}).status_code == 403
+
+
 def test_scrapes_at_once_do_not_mix(client: TestClient) -> None:
     async def many() -> list[int]:
         calls = [asyncio.to_thread(client.get, "/metrics") for _ in range(8)]

@@ -10,7 +10,7 @@ import pytest
 from app.errors import ConflictError
 from app.records import Job
 from app.records.session import Database
-from app.services import claims, compare, jobs, models, parents, specs
+from app.services import claims, jobs, models, parents, specs
 from app.services.claims import Claim
 
 BODY = {"preset": "quick", "dataset": {"name": "digits"}, "methods": ["standard", "clead"], "labels": {"team": "x"}}
@@ -146,66 +146,6 @@ def test_a_method_that_needs_a_teacher_has_one_trained_first(database: Database)
         succeed(database, trained[key])
     assert children(database, parent)["probe:deacl"].spec["dataset"]["labels_fraction"] == 0.1
     assert children(database, parent)["evaluate:self-training"].spec["model"] == "digits-self-training@1"
-
-
-def test_comparison_shows_before_and_after(database: Database) -> None:
-    parent = submit(database)
-    for key, robust in (
-        ("train:standard", 0),
-        ("pretrain:clead", 0),
-        ("probe:clead", 0),
-        ("evaluate:standard", 0.02),
-        ("evaluate:clead", 0.45),
-    ):
-        succeed(database, children(database, parent)[key], robust=robust)
-    with database.session() as session:
-        rows = compare.compare(session, [parent])
-    after = {(row["method"], row["attack"]): (row["before"], row["after"]) for row in rows}
-    assert after["clead", "pgd"] == (0.02, 0.45)
-    assert after["standard", "pgd"] == (None, 0.02)
-    assert len(rows) == 8
-    assert "| digits-clead@1 | clead | digits | 360 | 90.0 | pgd | 0.2 | 2.0 | 45.0 | few-images |" in compare.render(
-        rows, "markdown"
-    )
-    table = compare.render(rows, "csv").splitlines()
-    assert table[0] == "model,method,dataset,images,clean,attack,eps,before,after,warnings,ci95_low,ci95_high"
-    assert ",0.45,few-images," in table[-1]
-    assert "| few-images |" not in compare.render([{**rows[0], "warnings": []}], "markdown")
-    assert (
-        r"digits-clead@1 & clead & digits & 360 & 90.0 & pgd-100 & 0.2 & 2.0 & 45.0 & few-images \\"
-        in compare.render(rows, "latex")
-    )
-
-
-def test_names_of_attacks_tell_norms_apart() -> None:
-    asked = [("pgd", "linf", 20), ("pgd", "l2", 20), ("pgd", "linf", 100), ("cw-l2", "l2", 200), ("fgsm", "linf", None)]
-    attacks = [{"name": name, "spec": {"norm": norm, "steps": steps}} for name, norm, steps in asked]
-    assert compare.attack_names(attacks) == ["pgd", "pgd-l2", "pgd-100", "cw-l2", "fgsm"]
-
-
-def test_a_transferred_attack_is_never_called_white_box(database: Database) -> None:
-    with database.writing() as session:
-        attack = {"name": "pgd", "norm": "linf", "eps": 0.2}
-        spec = {"model": "m@1", "dataset": {"name": "digits"}, "attacks": []}
-        job = jobs.submit(
-            session, kind="evaluate", spec={**spec, "dataset": {"name": "digits", "split": "test", "subset": 9}}
-        )
-        job.status = "succeeded"
-        shared = {"robust_accuracy": 0.5, "ci95": [0.4, 0.6]}
-        job.result = {
-            "model": "m@1",
-            "dataset": {"name": "digits", "size": 9},
-            "clean_accuracy": 0.9,
-            "attacks": [
-                {"name": "pgd", "access": "white-box", "spec": attack, **shared},
-                {"name": "transfer", "access": "transfer", "spec": {"source": "n@1", "attack": attack}, **shared},
-            ],
-        }
-        rows = compare.compare(session, [job.id])
-    assert [(row["attack"], row["threat_model"], row["eps"]) for row in rows] == [
-        ("pgd", "white-box", 0.2),
-        ("transfer", "transfer", 0.2),
-    ]
 
 
 def test_two_children_that_finish_at_once_add_each_step_once(database: Database) -> None:

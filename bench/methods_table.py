@@ -27,7 +27,7 @@ def _table(dataset: str, preset: str) -> str:
 
 def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
     """The report with the rows that are in its file already, of other ways, fractions, seeds and times of training, and
-    with what attacked the same models with more images. A model was trained where it was first told of.
+    with what attacked the same trainings with more images. A model was trained where it was first told of.
     """
     options = report["options"]
     path = results_of(options["dataset"], options["preset"])
@@ -37,7 +37,7 @@ def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
     rows = {_key(row): row for row in earlier["rows"]}
     for row in report["rows"]:
         before = rows.get(_key(row), row)
-        if before["model"] == row["model"]:
+        if all(before[name] == row[name] for name in ("model", "training_seconds")):  # and not trained anew
             row = row | {"on": before["on"], "attacks": _with_most_images(before["attacks"], row["attacks"])}
         rows[_key(row)] = row
     return report | {"rows": list(rows.values())}

@@ -30,8 +30,8 @@ from migrations import NewerSchemaError, upgrade
 
 log = logging.getLogger(__name__)
 
-WORKER_GRACE_SECONDS = 30.0
-"""How long the worker may take to write a checkpoint and hand its job back before it is killed."""
+HANDING_BACK_SECONDS = 15.0
+"""What a worker may take, after its job's own time to stop, to hand the job back before it is killed."""
 
 
 class ServeError(Exception):
@@ -159,7 +159,7 @@ def _worker(settings: Settings) -> Iterator[None]:
         yield
     finally:
         stopping.set()
-        _stop_worker(current[0])
+        _stop_worker(current[0], seconds=settings.stop_seconds + HANDING_BACK_SECONDS)
         watcher.join(timeout=10)
 
 
@@ -175,15 +175,15 @@ def _start_worker(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
 
 
-def _stop_worker(process: subprocess.Popen[bytes]) -> None:
+def _stop_worker(process: subprocess.Popen[bytes], *, seconds: float) -> None:
     stdin: IO[bytes] | None = process.stdin
     if stdin is not None:
         stdin.close()
     process.terminate()
     try:
-        process.wait(timeout=WORKER_GRACE_SECONDS)
+        process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        log.warning("the worker did not stop within %.0f s; killed", WORKER_GRACE_SECONDS)
+        log.warning("the worker did not stop within %.0f s; killed", seconds)
         process.kill()
         process.wait()
 

@@ -79,22 +79,23 @@ class Storage:
             raise StorageError("the storage has no such bucket") from None
 
     def put_file(self, path: Path) -> Artifact:
-        """Store the bytes of ``path``."""
+        """Store the bytes of ``path``; in place of what lies there if that is damaged."""
         with path.open("rb") as file:
             artifact = _measure(file)
-        self.ensure(artifact, path)
+            file.seek(0)
+            self._write(artifact, file, verify=True)
         return artifact
 
     def put_bytes(self, data: bytes) -> Artifact:
-        """Store ``data``."""
+        """Store ``data``; in place of what lies there if that is damaged."""
         artifact = Artifact(hashlib.sha256(data).hexdigest(), len(data))
-        self._write(artifact, io.BytesIO(data))
+        self._write(artifact, io.BytesIO(data), verify=True)
         return artifact
 
     def ensure(self, artifact: Artifact, path: Path) -> None:
-        """Store the bytes of ``path``, which are those of ``artifact``, unless they are there."""
+        """Store the bytes of ``path``, which are those of ``artifact``, unless as many are there."""
         with path.open("rb") as file:
-            self._write(artifact, file)
+            self._write(artifact, file, verify=False)
 
     def open(self, sha256: str) -> BinaryIO:
         """The artifact for reading, unverified (use :meth:`fetch` before trusting bytes); NotFoundError."""
@@ -196,15 +197,19 @@ class Storage:
             raise NotFoundError(f"{sha256!r} is not the name of an artifact")
         return f"{self._root}/{sha256[:2]}/{sha256}"
 
-    def _write(self, artifact: Artifact, source: BinaryIO) -> None:
+    def _write(self, artifact: Artifact, source: BinaryIO, *, verify: bool) -> None:
         path = self._path(artifact.sha256)
         try:
             with backend_errors():
-                if self._size(path) == artifact.size:
+                if self._size(path) == artifact.size and not (verify and self._is_damaged(artifact)):
                     return
                 self._copy(source, path) if self._local else self._upload(source, path, size=artifact.size)
         except FileNotFoundError as error:
             raise StorageError(f"the storage has no place for {artifact.sha256}") from error
+
+    def _is_damaged(self, artifact: Artifact) -> bool:
+        with self.open(artifact.sha256) as stored:
+            return _measure(stored) != artifact
 
     def _size(self, path: str) -> int | None:
         """Bytes at ``path``; None: there is nothing."""
@@ -223,6 +228,7 @@ class Storage:
                 target.flush()
                 os.fsync(target.fileno())
             temporary.replace(path)
+            _sync(temporary.parent, temporary.parent.parent)  # the names: a row that names the file comes next
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -251,6 +257,16 @@ def _create(path: Path) -> BinaryIO:
             return path.open("wb")
         except FileNotFoundError:
             continue
+
+
+def _sync(*folders: Path) -> None:
+    """Put the names in them on the disk."""
+    for folder in folders:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_empty(*folders: Path) -> None:

@@ -169,7 +169,7 @@ class Attempt:
 
         One that a later one has overtaken is left out: a storage may be slower than the job.
         """
-        if any(later.name > path.name for later in path.parent.glob("resume-*.pt")):
+        if any(later.name > path.name for later in path.parent.glob("resume-[0-9]*.pt")):
             path.unlink(missing_ok=True)
             return
         folder, metrics = references.checkpoints_of(self._claim.job_id), self._worker.metrics

@@ -22,7 +22,17 @@ def work_folder(root: Path, name: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Its lock last: what a kill leaves of it is swept."""
+    for item in folder.iterdir() if folder.is_dir() else []:
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item, ignore_errors=True)
+        elif item.name != LOCK:
+            item.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(root: Path) -> list[Path]:
@@ -32,7 +42,7 @@ def sweep(root: Path) -> list[Path]:
         try:
             with (folder / LOCK).open("r") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
                 removed.append(folder)
         except (FileNotFoundError, NotADirectoryError):
             continue  # being made this moment, or not one of ours

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 BUSY_SECONDS = 15.0
@@ -24,6 +25,9 @@ PATIENCE: dict[str, Any] = {
     "tcp_user_timeout": 10_000,
 }
 """libpq's: a server that cannot be reached is an error within seconds. By itself TCP waits for a quarter of an hour."""
+AWAY = frozenset({"25006", "25P03", "25P04"})
+"""SQLSTATEs, internal errors to psycopg, of a server that has become read-only (a failover, a full disk) or has ended a
+transaction that took too long."""
 
 
 class Database:
@@ -52,6 +56,7 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             event.listen(self.engine, "connect", _configure_postgres)
+            event.listen(self.engine, "handle_error", _away)
         self._writing: Engine = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
 
     @contextmanager
@@ -84,6 +89,15 @@ def _configure_postgres(connection: Any, record: Any) -> None:
     """A host that is cut off in the middle of a transaction must not keep its locks, which else it does for hours."""
     connection.execute("SET idle_in_transaction_session_timeout = '60s'")
     connection.commit()
+
+
+def _away(context: ExceptionContext) -> OperationalError | None:
+    """Such an error as what it is; its connection is given up, as the next one may find the server's successor."""
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) not in AWAY:
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, context.parameters, error, connection_invalidated=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

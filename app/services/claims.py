@@ -235,9 +235,12 @@ def fail_exhausted(session: Session, *, max_attempts: int) -> list[Job]:
     """Writing. End the jobs whose worker died and which nobody may take up again.
 
     Those that died ``max_attempts`` times without a new checkpoint fail; those that were to be cancelled are cancelled.
+    So do those that were handed back by a worker that allowed more attempts: nobody could claim them.
     Returns them; their parents are advanced here.
     """
-    dead = and_(UNFINISHED, Job.status == "running", Job.lease_until < epoch_now(), Job.queue.is_not(None))
+    died = and_(Job.status == "running", Job.lease_until < epoch_now())
+    waits = and_(Job.status == "queued", Job.failures >= max_attempts)
+    dead = and_(UNFINISHED, or_(died, waits), Job.queue.is_not(None))
     exhausted = or_(Job.failures + 1 >= max_attempts, Job.cancel_requested)
     ended = []
     for job_id, parent_id in session.execute(select(Job.id, Job.parent_id).where(dead, exhausted)).all():
@@ -247,7 +250,7 @@ def fail_exhausted(session: Session, *, max_attempts: int) -> list[Job]:
         job = session.scalars(still.execution_options(populate_existing=True)).first()
         if job is None:
             continue
-        job.failures += 1
+        job.failures += job.status == "running"
         job.status = "cancelled" if job.cancel_requested else "failed"
         job.error = None if job.cancel_requested else died_error(job.failures, job.failure or "the worker died")
         job.owner, job.lease_until, job.finished_at = None, None, utc_now()

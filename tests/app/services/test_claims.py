@@ -123,6 +123,21 @@ def test_a_job_that_keeps_dying_fails_with_the_cause(database: Database) -> None
     assert job.error is not None and "3 times" in job.error["detail"] and "the worker died" in job.error["detail"]
 
 
+def test_a_job_that_waits_beyond_its_attempts_fails_too(database: Database) -> None:
+    """Handed back by a worker that allowed more: nobody may claim it, and it would hide those behind it."""
+    job_id = add_job(database)
+    for owner in ("a", "b"):
+        must_take(database, job_id, owner)
+        expire(database, job_id)
+    claim = must_take(database, job_id, "c")
+    with database.writing() as session:
+        assert claims.release(session, claim)
+        assert claims.fail_exhausted(session, max_attempts=3) == []
+        assert [job.id for job in claims.fail_exhausted(session, max_attempts=2)] == [job_id]
+    job = read(database, job_id)
+    assert job.status == "failed" and job.failures == 2
+
+
 def test_a_new_checkpoint_counts_deaths_from_zero(database: Database) -> None:
     job_id = add_job(database)
     for number in range(6):

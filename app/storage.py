@@ -208,8 +208,12 @@ class Storage:
             raise StorageError(f"the storage has no place for {artifact.sha256}") from error
 
     def _is_damaged(self, artifact: Artifact) -> bool:
-        with self.open(artifact.sha256) as stored:
-            return _measure(stored) != artifact
+        """Whether what lies there has other bytes, or is deleted this moment."""
+        try:
+            with self.open(artifact.sha256) as stored:
+                return _measure(stored) != artifact
+        except (NotFoundError, FileNotFoundError):
+            return True
 
     def _size(self, path: str) -> int | None:
         """Bytes at ``path``; None: there is nothing."""

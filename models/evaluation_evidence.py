@@ -87,17 +87,18 @@ def merge(parts: Sequence[Evidence]) -> Evidence:
 
     def attack(index: int) -> AttackEvidence:
         same = [part.attacks[index] for part in parts]
-        # Where the model got no image right nothing was attacked, by no part.
         pieces = next((one.parts for one in same if one.parts), ())
-        nothing = [PartEvidence("", torch.zeros_like(one.broken), 0.0) for one in same]
+
+        def piece(place: int, name: str) -> PartEvidence:
+            # Where the model got no image right nothing was attacked, and no part is known.
+            nothing = [PartEvidence(name, torch.zeros_like(one.broken), 0.0) for one in same]
+            own = [one.parts[place] if one.parts else none for one, none in zip(same, nothing, strict=True)]
+            return PartEvidence(name, joined([one.broken for one in own]), sum(one.seconds for one in own))
+
         return AttackEvidence(
             **{name: joined([getattr(one, name) for one in same]) for name in ("fooled", "broken", "l2", "linf")},
             seconds=sum(one.seconds for one in same),
-            parts=tuple(
-                PartEvidence(piece.name, joined([one.broken for one in own]), sum(one.seconds for one in own))
-                for place, piece in enumerate(pieces)
-                for own in [[one.parts[place] if one.parts else none for one, none in zip(same, nothing, strict=True)]]
-            ),
+            parts=tuple(piece(place, part.name) for place, part in enumerate(pieces)),
         )
 
     return Evidence(

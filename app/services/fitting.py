@@ -129,7 +129,7 @@ def _classifier_misfits(
         yield {"pointer": f"/{field}", "detail": detail}
     elif not labelling and (moved := _moved(classes, data.classes)) is not None:
         detail = f"{version.reference} has the class {moved!r} at another place than {data.name}"
-        yield {"pointer": f"/{field}", "detail": f"{detail}: its right answers would count as wrong"}
+        yield {"pointer": f"/{field}", "detail": f"{detail}: answers would be counted by place, against the names"}
     elif labelling and classes != data.classes:
         detail = f"the classes of {version.reference} have other names than those of {data.name}, or another order"
         yield {"pointer": f"/{field}", "detail": f"{detail}: its predictions would be wrong labels"}
@@ -205,8 +205,5 @@ def _built(backbone: BackboneSpec, image_shape: tuple[int, int, int]) -> Built |
         return {"pointer": "", "detail": str(error)}
     weights = sum(weight.numel() for weight in model.parameters())
     normalized = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
-    return Built(weights, normalized=normalized, unshared=next(map(_type_name, unshareable(model)), None))
-
-
-def _type_name(value: object) -> str:
-    return type(value).__name__
+    unshared = next((type(layer).__name__ for layer in unshareable(model)), None)
+    return Built(weights, normalized=normalized, unshared=unshared)

@@ -21,6 +21,7 @@ from app.api.request_log import RequestLog
 from app.api.requests import BodyLimit, body_limits, refuse_unknown_query
 from app.api.responses import NoSniffing
 from app.api.telemetry import Telemetry
+from app.folders import sweep
 from app.records.session import Database
 from app.schemas.problems import problem_responses
 from app.security import Scope
@@ -83,6 +84,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.resources = resources = Resources.open(settings, metrics=telemetry.inference)
         await run_in_threadpool(_refuse_newer_schema, resources.database)
+        for folder in await run_in_threadpool(sweep, settings.work_dir):
+            log.info("removed %s, left by a process that was killed", folder.name)
         telemetry.observe(resources)
         _keep_what_is_imported()
         try:

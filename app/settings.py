@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from app.cores import torch_threads
 from app.redaction import Redactor, url_password
 
 MIB = 1024 * 1024
@@ -144,12 +145,8 @@ class Settings(BaseSettings):
 
     @property
     def torch_threads(self) -> int:
-        """Threads of one process's torch.
-
-        One core is left to the other processes: with a team on every core, each layer waits for the thread whose core
-        is busy (measured on two cores, one of them busy: 49 s where one thread takes 4 s).
-        """
-        return self.threads or max(1, (os.cpu_count() or 1) - 1)
+        """Threads of one process's torch."""
+        return torch_threads(self.threads)
 
     @property
     def data_cache(self) -> Path:
@@ -157,8 +154,13 @@ class Settings(BaseSettings):
         return self.home / "data"
 
     @property
+    def arriving_dir(self) -> Path:
+        """Files on their way into :attr:`data_cache`, on the disk where they are to lie."""
+        return self.data_cache / "arriving"
+
+    @property
     def work_dir(self) -> Path:
-        """Where a worker keeps the files of the jobs it runs now; nothing in it is needed after a restart."""
+        """Files of the jobs that run now, of uploads and of weights that are read; none is needed after a restart."""
         return self.home / "work"
 
 

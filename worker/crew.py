@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from app.cores import cores
 from models.distributed import joined
 from models.precision import pick_device
 from worker.pipe import Pipe
@@ -106,11 +107,6 @@ def own_device(task: Task, *, rank: int) -> torch.device:
         raise TooFewDevicesError(f"the job asks for {task.devices} devices; this worker has {there}")
     torch.cuda.set_device(rank)
     return torch.device("cuda", rank)
-
-
-def cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Mate:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.errors import DomainError, NotFoundError
+from app.folders import work_folder
 from app.records import ModelVersion, StoredDataset
 from app.services import claims, models, references
 from app.services.claims import Claim
@@ -39,7 +40,7 @@ def prepare(worker: Worker, claim: Claim, *, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "data_root": str(settings.data_cache),
         "device": settings.device,
-        "threads": settings.torch_threads,
+        "threads": settings.threads,
         "checkpoint_seconds": settings.checkpoint_seconds,
         "memory_bytes": settings.job_memory_bytes,
         "models": _fetch_models(worker, claim, folder=folder),
@@ -79,7 +80,9 @@ def _fetch_upload(worker: Worker, name: str) -> str | None:
         return None
     path = worker.settings.data_cache / "uploads" / record.sha256
     if not (path.is_file() and _sha256(path) == record.sha256):
-        worker.storage.fetch(record.sha256, path)
+        with work_folder(worker.settings.arriving_dir, record.sha256) as folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            worker.storage.fetch(record.sha256, folder / "upload").replace(path)
     return str(path)
 
 

@@ -14,12 +14,12 @@ from celery import signals
 from sqlalchemy.exc import OperationalError
 
 from app import logs
+from app.folders import sweep
 from app.queue import QUEUES
 from app.settings import Settings, settings_or_exit
 from migrations import NewerSchemaError, refuse_newer
 from worker import tasks
 from worker.context import Worker
-from worker.folders import sweep
 from worker.leftovers import sweep_storage
 from worker.reaper import Reaper
 
@@ -36,8 +36,8 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
     logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets, worker=worker.id)
     _refuse_newer_schema(worker)
     close_metrics = _serve_metrics(worker)
-    for folder in sweep(settings.work_dir):
-        log.info("removed %s, left by a worker that was killed", folder.name)
+    for folder in [*sweep(settings.work_dir), *sweep(settings.arriving_dir)]:
+        log.info("removed %s, left by a process that was killed", folder.name)
     sweep_storage(worker)
     tasks.register(worker)
     reaper = Reaper(worker)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from app.cores import torch_threads
 from models.checkpoints import load_model
 from models.data import Dataset, ImageSet, load, subset
 from models.networks import ImageModel
@@ -36,7 +37,8 @@ class Task:
         paths = {name: Path(fields[name]) if fields[name] else None for name in ("upload", "resume")}
         folders = {name: Path(fields[name]) for name in ("folder", "data_root")}
         evidence = tuple(None if path is None else Path(path) for path in fields["evidence"])
-        return cls(**{**fields, **paths, **folders, "evidence": evidence})
+        threads = torch_threads(fields["threads"])
+        return cls(**{**fields, **paths, **folders, "threads": threads, "evidence": evidence})
 
     @property
     def devices(self) -> int:

@@ -7,13 +7,13 @@ import time
 
 from app import logs
 from app.file_systems import StorageError
+from app.folders import work_folder
 from app.queue import TASK
 from app.services import claims
 from app.services.claims import Claim
 from worker import outcome
 from worker.attempt import Attempt, Ending, reason, without_storage
 from worker.context import Worker
-from worker.folders import work_folder
 from worker.lease import LeaseKeeper
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from app.api.dependencies import FIRST_PAGE, Cursor, DatasetName, IdempotencyKey
 from app.api.idempotency import once
 from app.api.requests import StrictRoute
 from app.errors import FieldError, InvalidSpecError
+from app.folders import work_folder
 from app.schemas.catalog import DatasetPage, DatasetView
 from app.schemas.problems import problem_responses
 from app.services import datasets, quotas
@@ -74,8 +74,8 @@ def upload_dataset(
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """Every image is decoded once before anything is kept. The same name with the same bytes answers what is there."""
-    with tempfile.TemporaryDirectory(prefix="clead-upload-") as folder:
-        path = FilePath(folder) / "upload"
+    with work_folder(opened.settings.work_dir, "upload") as folder:
+        path = folder / "upload"
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target, CHUNK)
         summary = _check(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Annotated, Any, BinaryIO
@@ -30,6 +29,7 @@ from app.api.dependencies import (
 from app.api.idempotency import once
 from app.api.requests import StrictRoute, parse_json
 from app.errors import FieldError, ForbiddenError, InvalidSpecError, UnavailableError
+from app.folders import work_folder
 from app.schemas.catalog import AliasBody, AliasView, ModelPage, ModelView, VersionView
 from app.schemas.locations import pointer
 from app.schemas.problems import problem_responses
@@ -135,8 +135,8 @@ def upload_version(
     what is kept, and downloaded later, has the service's names and the card in its metadata.
     """
     parsed = None if card is None else _parse_card(card)
-    with tempfile.TemporaryDirectory(prefix="clead-upload-") as folder:
-        path = FilePath(folder) / "weights.safetensors"
+    with work_folder(opened.settings.work_dir, "upload") as folder:
+        path = folder / "weights.safetensors"
         with path.open("wb") as file:
             shutil.copyfileobj(weights.file, file, CHUNK)
         card_json = _import(path, parsed).model_dump(mode="json")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from app.cores import cores
 from app.doctor.findings import Finding, Site, failed, ok, warning
 from app.settings import MIB
 
@@ -47,7 +48,6 @@ def disk(site: Site) -> Iterator[Finding]:
 def device(site: Site) -> Iterator[Finding]:
     """The torch device can be used, and there are no more threads than cores."""
     wanted = site.settings.device
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         found = torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         torch.zeros(1, device=found)
@@ -57,9 +57,9 @@ def device(site: Site) -> Iterator[Finding]:
         return
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else "no GPU is used"
     yield ok("device", f"torch {torch.__version__} on {found} ({name}), {site.settings.torch_threads} threads")
-    if site.settings.threads > cores:
-        detail = f"{site.settings.threads} threads on {cores} cores get into each other's way"
-        yield warning("device", detail, advice=f"set CLEAD_THREADS to 0, or to {cores} at most")
+    if site.settings.threads > (most := cores()):
+        detail = f"{site.settings.threads} threads on {most} cores get into each other's way"
+        yield warning("device", detail, advice=f"set CLEAD_THREADS to 0, or to {most} at most")
 
 
 def _nearest(path: Path) -> Path:

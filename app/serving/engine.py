@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from app.errors import ConflictError, NotFoundError, UnavailableError
+from app.folders import work_folder
 from app.records import ModelVersion
 from app.serving.batcher import Batcher, Forward
 from app.serving.decode import ImageLimits, supported_channels
@@ -67,6 +66,7 @@ class Engine:
     def __init__(self, settings: Settings, storage: Storage, *, metrics: InferenceMetrics | None = None) -> None:
         self.metrics = metrics or InferenceMetrics()
         self._storage = storage
+        self._work_dir = settings.work_dir
         self._device = torch.device(_device_name(settings.device))
         self._lock = threading.Lock()
         self._served: OrderedDict[tuple[str, str], Future[Served]] = OrderedDict()
@@ -119,12 +119,12 @@ class Engine:
             raise ConflictError(
                 f"{version.reference} takes images of {card.image_shape[0]} channels; picture files have 1 or 3"
             )
-        with tempfile.TemporaryDirectory(prefix="clead-model-") as folder:
-            try:
-                path = self._storage.fetch(version.sha256, Path(folder) / "weights.safetensors")
+        try:
+            with work_folder(self._work_dir, "model") as folder:
+                path = self._storage.fetch(version.sha256, folder / "weights.safetensors")
                 model = load_model(path, card=card)
-            except (NotFoundError, CorruptArtifactError, CheckpointError, OSError) as error:
-                raise UnavailableError(f"the weights of {version.reference} cannot be loaded: {error}") from error
+        except (NotFoundError, CorruptArtifactError, CheckpointError, OSError) as error:
+            raise UnavailableError(f"the weights of {version.reference} cannot be loaded: {error}") from error
         model = model.to(self._device).eval().requires_grad_(False)
         served = Served(version.reference, card, model)
         served.rows("features")(torch.zeros((1, *card.image_shape), dtype=torch.uint8))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.data.download import exclusive
 from models.data.images import Dataset, ImageSet
 
 logger = logging.getLogger(__name__)
@@ -40,21 +40,21 @@ def kept(root: Path, name: str, *, sha256: str, decode: Callable[[], Dataset]) -
 
 
 def _write(cache: Path, dataset: Dataset) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                x_train=dataset.train.images.numpy(),
-                y_train=dataset.train.labels.numpy(),
-                x_test=dataset.test.images.numpy(),
-                y_test=dataset.test.labels.numpy(),
-                classes=np.array(dataset.classes),
-            )
-        temporary.replace(cache)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with exclusive(cache.parent):
+        temporary = cache.with_name(f".{cache.name}.part")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(
+                    file,
+                    x_train=dataset.train.images.numpy(),
+                    y_train=dataset.train.labels.numpy(),
+                    x_test=dataset.test.images.numpy(),
+                    y_test=dataset.test.labels.numpy(),
+                    classes=np.array(dataset.classes),
+                )
+            temporary.replace(cache)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _read(cache: Path, name: str, *, sha256: str) -> Dataset:

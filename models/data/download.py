@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import os
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ def exclusive(folder: Path) -> Iterator[Path]:
 
 
 def fetch(url: str, path: Path, *, md5: str, progress: Progress | None = None) -> Path:
-    """Make ``path`` hold the file at ``url`` whose MD5 is ``md5`` (the publisher's checksum).
+    """Make ``path`` hold the file at ``url`` whose MD5 is ``md5`` (the publisher's checksum), in an exclusive folder.
 
     A file that does already is kept. ``progress`` counts bytes. Raises :class:`DownloadError` if the server fails or
     the checksum differs, OSError if the disk is full.
@@ -39,7 +38,7 @@ def fetch(url: str, path: Path, *, md5: str, progress: Progress | None = None) -
     if path.is_file() and _md5(path) == md5:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         _receive(url, temporary, progress)
         found = _md5(temporary)

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -33,8 +33,14 @@ def running_api(settings: Settings) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def api_process(settings: Settings, *, log: IO[str] | None = None) -> Iterator[ApiProcess]:
-    """`uvicorn app.main:create_app --factory` on a free port, its settings taken from the environment."""
+def api_process(
+    settings: Settings, *, log: IO[str] | None = None, ends: Collection[int] = (0, -signal.SIGTERM)
+) -> Iterator[ApiProcess]:
+    """`uvicorn app.main:create_app --factory` on a free port, its settings taken from the environment.
+
+    ``ends``: exit codes, one of which it must have. After its shutdown uvicorn raises the signal again, so that its
+    parent sees what ended it.
+    """
     with socket.socket() as listener:
         # Listening already: the first request waits for the process instead of being refused.
         listener.bind(("127.0.0.1", 0))
@@ -47,5 +53,4 @@ def api_process(settings: Settings, *, log: IO[str] | None = None) -> Iterator[A
                 yield ApiProcess(process.pid, client)
         finally:
             process.terminate()
-            # After its shutdown uvicorn raises the signal again, so that its parent sees what ended it.
-            assert process.wait(30) in (0, -signal.SIGTERM)
+            assert process.wait(30) in ends

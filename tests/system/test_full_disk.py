@@ -71,7 +71,7 @@ def test_a_disk_that_stays_full_fails_the_job_with_that_cause(laptop: Deployment
 
 
 def test_an_upload_to_a_full_disk_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    """Wherever it is full: where uploads arrive (TMPDIR), or in the storage."""
+    """Wherever it is full: where uploads arrive (TMPDIR), where they are checked, or in the storage."""
     settings = Settings(home=tmp_path / "home")
     upgrade(settings)
     deployment = Deployment(settings, Database(settings.database_url), Storage(settings.storage_url), tmp_path / "log")
@@ -80,15 +80,17 @@ def test_an_upload_to_a_full_disk_is_refused_and_leaves_nothing(tmp_path: Path) 
     form = path.read_bytes() + b"\0" * 3 * MIB  # beyond what is kept in memory
     with (
         full_disk(tmp_path / "arrivals", size=2 * MIB) as arrivals,
+        full_disk(settings.work_dir, size=MIB) as checked,
         full_disk(settings.home / "storage", size=MIB) as storage,
     ):
         try:
             _, url = start_api(deployment, variables={"TMPDIR": str(arrivals)})
-            ballast = fill(storage)
-            before = everything_below(storage)
-            assert_full(post(url, path.read_bytes()))
-            assert everything_below(storage) == before
-            ballast.unlink()
+            for disk in (checked, storage):
+                ballast = fill(disk)
+                before = everything_below(disk)
+                assert_full(post(url, path.read_bytes()))
+                assert everything_below(disk) == before
+                ballast.unlink()
 
             assert_full(post(url, form))
             assert everything_below(arrivals) == []

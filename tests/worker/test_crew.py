@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +43,7 @@ def test_processes_on_cpus_are_not_more_than_cores(
     mine: int, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes the memory of a whole training; cores are those that the process may run on."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(mine)), raising=False)
+    monkeypatch.setattr("worker.crew.cores", lambda: mine)
     started: list[Any] = []
     monkeypatch.setattr("worker.crew.Mate", started.append)
     refused = pytest.raises(TooFewDevicesError, match=f"asks for {asked} devices; on CPUs .* this worker has {mine}$")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from app.folders import LOCK
 from app.records.session import Database
 from app.settings import Settings
 from migrations import upgrade
@@ -36,3 +37,17 @@ def test_a_worker_refuses_a_newer_schema_in_one_line(tmp_path: Path) -> None:
     line = ended.stderr.splitlines()[-1]
     assert "not starting" in line and "9999" in line and "a newer one" in line
     assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    upgrade(settings)
+    for root in (settings.work_dir, settings.arriving_dir):
+        (root / "left").mkdir(parents=True)
+        (root / "left" / LOCK).touch()
+    command = [sys.executable, "-m", "worker.main", "--embedded"]  # which ends with its stdin
+    ended = subprocess.run(
+        command, env=os.environ | {"CLEAD_HOME": str(tmp_path)}, input="", capture_output=True, text=True, timeout=120
+    )
+    assert ended.stderr.count("removed left") == 2
+    assert not [*settings.work_dir.iterdir(), *settings.arriving_dir.iterdir()]

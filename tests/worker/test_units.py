@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,44 +16,10 @@ from models.progress import Silent
 from models.specs import BackboneSpec, ModelCard
 from worker.attempt import Eta
 from worker.child import problem
-from worker.folders import LOCK, sweep, work_folder
 from worker.pictures import write_example
 from worker.runs import run
 from worker.supervisor import death_cause
 from worker.task import Task
-
-
-def test_a_work_folder_goes_with_its_block_and_a_dead_one_is_swept(tmp_path: Path) -> None:
-    with work_folder(tmp_path, "a") as folder:
-        (folder / "file").write_text("x")
-        assert sweep(tmp_path) == []
-    assert not folder.exists()
-    dead = tmp_path / "dead"
-    dead.mkdir()
-    (dead / LOCK).touch()
-    (tmp_path / "a-file").touch()
-    held = tmp_path / "held"
-    held.mkdir()
-    with (held / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sweep(tmp_path) == [dead]
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "a-file", held]
-
-
-def test_a_work_folder_keeps_its_lock_until_the_rest_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what a kill in the middle leaves can be swept."""
-    seen = []
-    rmtree = shutil.rmtree
-
-    def watched(path: Path, **options: Any) -> None:
-        seen.append((path.name, (tmp_path / "a" / LOCK).exists()))
-        rmtree(path, **options)
-
-    with work_folder(tmp_path, "a") as folder:
-        (folder / "sub").mkdir()
-        (folder / "weights").write_text("x")
-        monkeypatch.setattr(shutil, "rmtree", watched)
-    assert seen == [("sub", True), ("a", True)] and not folder.exists()
 
 
 def test_eta_follows_the_speed_of_the_stage() -> None:

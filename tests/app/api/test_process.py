@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 
 from app.records.session import Database
 from app.settings import Settings
@@ -12,8 +16,9 @@ from tests.app.api.conftest import Issue, Register, assert_problem, bearer, make
 from tests.app.api.test_dataset_routes import WHOLE, arrays_npz, folder_zip
 from tests.app.api.test_job_routes import change, measure, read_events
 from tests.app.api.test_submit import PRETRAIN
-from tests.app.process import running_api
+from tests.app.process import api_process, running_api
 from tests.app.serving.test_decode import bomb
+from tests.servers import wait_for
 
 
 def test_a_real_server_outlives_harmful_requests(settings: Settings, register: Register) -> None:
@@ -42,6 +47,25 @@ def test_an_upload_is_refused_before_its_body(settings: Settings, issue: Issue) 
         for path in ("/datasets", "/models/mine/versions"):
             for token, status in ((None, 401), ("unknown", 401), (reader, 403), (writer, 429)):
                 assert _announced(client, path, token).startswith(f"HTTP/1.1 {status} "), (path, token)
+
+
+def test_what_a_killed_server_had_in_hand_goes_when_the_next_one_starts(settings: Settings) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20_000, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(20_000) % 10
+    upload = arrays_npz(x_train=pixels, y_train=labels, x_test=pixels[:10], y_test=labels[:10])
+    with api_process(settings, ends=[-signal.SIGKILL]) as process, ThreadPoolExecutor(1) as pool:
+        posting = pool.submit(
+            process.client.post, "/datasets", data={"name": "mine"}, files={"file": ("a.npz", upload)}
+        )
+        wait_for(lambda: any(settings.work_dir.glob("upload-*")), what="the upload at work")
+        os.kill(process.pid, signal.SIGKILL)
+        assert isinstance(posting.exception(), httpx.TransportError)
+    assert list(settings.work_dir.glob("upload-*"))
+    with running_api(settings) as client:
+        assert client.get("/healthz").status_code == 200
+        assert not list(settings.work_dir.iterdir())
+        again = client.post("/datasets", data={"name": "mine"}, files={"file": ("a.npz", upload)})
+        assert again.status_code == 201 and not list(settings.work_dir.iterdir())
 
 
 def _announced(client: httpx.Client, path: str, token: str | None) -> str:

@@ -1,6 +1,7 @@
 # One image for every service of ours; docker-compose.yml says which it is.
 # A build argument picks the index of torch's CPU or CUDA builds:
 #   docker build --build-arg TORCH_INDEX_URL=… .     (torch's documentation lists them; empty: pip's own choice)
+# EXTRAS are those of pyproject.toml, PACKAGES those of Debian.
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX_URL=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -10,9 +11,10 @@ WORKDIR /src
 RUN --mount=type=cache,target=/root/.cache/pip \
     /venv/bin/pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} 'torch>=2.10' 'torchvision>=0.25'
 # Without the code this installs what the code needs, in a layer that a change of the code leaves alone.
+ARG EXTRAS=production,monitoring
 COPY pyproject.toml README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /venv/bin/pip install '.[production,monitoring]' && /venv/bin/pip uninstall --yes clead
+    /venv/bin/pip install ".[$EXTRAS]" && /venv/bin/pip uninstall --yes clead
 
 FROM build AS code
 COPY app app
@@ -28,6 +30,9 @@ LABEL org.opencontainers.image.title="clead" \
 # Volumes are mounted on these folders and take their owner from them.
 RUN groupadd --gid 1000 clead && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /data clead \
  && install -d -o clead -g clead /data /run/secrets /run/prometheus
+ARG PACKAGES=
+RUN if [ -n "$PACKAGES" ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends $PACKAGES && rm -rf /var/lib/apt/lists/*; fi
 COPY docker/database_password.py /usr/local/bin/database-password
 COPY --from=build /venv /venv
 RUN --mount=type=bind,from=code,source=/wheels,target=/wheels \

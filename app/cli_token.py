@@ -46,6 +46,7 @@ def create(
     gigabytes: Annotated[
         float | None, typer.Option(min=0, help="stored; 0: no limit [CLEAD_TOKEN_STORED_BYTES]")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="revoke the account's other tokens of this scope")] = False,
 ) -> None:
     """Make a token and print it: this once, since only a hash of it is kept."""
     settings = settings_or_exit()
@@ -64,6 +65,8 @@ def create(
             unfinished_jobs=jobs,
             stored_bytes=None if gigabytes is None else round(gigabytes * 1e9),
         )
+        if replace:
+            tokens.revoke_others(session, record)
     Console(stderr=True).print(
         f"token {record.id} of {escape(repr(record.name))}, scope {record.scope}, {_until(record.expires_at)}. "
         "It is shown this once; every request to this service needs one from now on.",

@@ -89,6 +89,12 @@ def revoke(session: Session, token_id: str) -> ApiToken:
     return record
 
 
+def revoke_others(session: Session, record: ApiToken) -> None:
+    """Writing. Of the account's tokens of this scope, the given one alone stays good."""
+    others = (ApiToken.name == record.name, ApiToken.scope == record.scope, ApiToken.id != record.id)
+    session.execute(update(ApiToken).where(*others, ApiToken.revoked_at.is_(None)).values(revoked_at=utc_now()))
+
+
 def required(session: Session) -> bool:
     """Whether requests need a token: from the first one made on, also when all are revoked."""
     return bool(session.scalar(select(exists().where(ApiToken.id.is_not(None)))))

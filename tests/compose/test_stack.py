@@ -183,11 +183,15 @@ def test_a_backup_brings_everything_back(running: Stack, unbroken: str) -> None:
     running.compose("down", "--volumes")
     running.up()
     assert running.http().get("/models").status_code == 401, "nothing is known there, not even the token"
+    database = ["exec", "-T", "postgres"]
+    running.compose(*database, "psql", "-U", "clead", "-c", "CREATE TABLE of_a_later_version ()")
     running.compose("stop", "api", "worker", "reaper")
-    restore = ["pg_restore", "-U", "clead", "-d", "clead", "--clean", "--if-exists"]
-    running.pipe("exec", "-T", "postgres", *restore, input=dump)
+    running.compose(*database, "dropdb", "-U", "clead", "--force", "clead")
+    running.compose(*database, "createdb", "-U", "clead", "clead")
+    running.pipe(*database, "pg_restore", "-U", "clead", "-d", "clead", input=dump)
     running.pipe("run", "--rm", "-T", "--no-deps", "api", "tar", "-C", "/data", "-xz", input=data)
     running.up()
+    assert "of_a_later_version" not in running.compose(*database, "psql", "-U", "clead", "-c", "\\dt")
     assert running.get("/models/unbroken/versions/1")["sha256"] == unbroken
     with running.http() as client:
         weights = client.get("/models/unbroken/versions/1/weights").raise_for_status().content
@@ -205,7 +209,10 @@ def test_down_and_up_again_keeps_the_data(running: Stack, unbroken: str) -> None
 def test_another_password_is_told_to_the_database(running: Stack) -> None:
     """By the next `up`, also one that goes on where an earlier one was cut off; then the variable may be left out."""
     before = running.sh("api", "cat /run/secrets/postgres_password")
+    started = [running.container(service)["State"]["StartedAt"] for service in ("api", "worker", "reaper")]
     running.up(POSTGRES_PASSWORD="n3w p@ss/word")
+    again = [running.container(service)["State"]["StartedAt"] for service in ("api", "worker", "reaper")]
+    assert all(now > then for then, now in zip(started, again, strict=True)), "whoever has the old one starts anew"
     assert running.sh("api", "cat /run/secrets/postgres_password") == "n3w p@ss/word"
     assert running.get("/readyz")["status"] == "ready"
     assert "password authentication failed" in login(running, before)

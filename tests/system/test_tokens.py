@@ -117,6 +117,19 @@ def test_limits_of_a_token_are_given_when_it_is_made(tmp_path: Path) -> None:
         assert [client.get("/jobs", headers=headers).status_code for _ in range(2)] == [200, 429]
 
 
+def test_a_new_token_may_replace_the_others_of_its_account_and_scope(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    old = created(home, "--scope", "classify", "--name", "prometheus")[1]
+    kept = [
+        created(home, "--scope", *other)[1]
+        for other in (("admin", "--name", "prometheus"), ("classify", "--name", "ann"))
+    ]
+    new = created(home, "--scope", "classify", "--name", "prometheus", "--replace")[1]
+    with serving(home) as (_, client):
+        answers = [client.get("/models", headers={"Authorization": f"Bearer {token}"}) for token in (old, new, *kept)]
+    assert [answer.status_code for answer in answers] == [401, 200, 200, 200]
+
+
 def test_wrong_commands_say_what_is_accepted(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert "classify" in clead(home, "token", "create", "--name", "x", "--scope", "root").stderr

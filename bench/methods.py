@@ -38,7 +38,7 @@ from app.services.datasets import DatasetInfo
 from app.services.presets import ProtocolParams, perturbation_size, probe_body, standard_attacks
 from bench.machine import described as machine
 from bench.methods_plan import MOST_EPOCHS, WAYS, Stage, stage_body
-from bench.methods_table import results_of, with_earlier_rows, write_table
+from bench.methods_table import check_images, read, rewrite, with_earlier_rows
 from bench.training import seconds_per_update
 from bench.victims import CACHE, cifar10, described
 from models.attacks.noise import derive_seed
@@ -73,6 +73,10 @@ def main() -> None:
     dataset = cifar10(chosen.archive) if chosen.archive else load("digits", root=CACHE)
     chosen.dataset = "cifar10-jpg" if chosen.archive else "digits"
     chosen.images = min(chosen.images, len(dataset.train))
+    try:
+        check_images(read(chosen.dataset, chosen.preset), chosen.images)
+    except ValueError as error:
+        parser.error(str(error))
     info = described(dataset, name=chosen.dataset)
     costs = _costs(chosen, dataset, info)
     runs = [
@@ -94,19 +98,17 @@ def main() -> None:
                 _write(rows, chosen, costs)
             for _ in pool.map(jobs.attack_further, rows if chosen.autoattack_images else []):
                 _write(rows, chosen, costs)
-    print(write_table(json.loads(results_of(chosen.dataset, chosen.preset).read_text())))
+    print(_write(rows, chosen, costs))
 
 
-def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[str, float]) -> None:
-    """What is known so far."""
+def _write(rows: list[dict[str, Any]], chosen: argparse.Namespace, costs: dict[str, float]) -> str:
+    """What is known so far; its table."""
     report = {
         "options": {name: value for name, value in vars(chosen).items() if name not in ("archive", "home")},
         "seconds_per_update": costs,
         "rows": rows,
     }
-    report = with_earlier_rows(report)
-    results_of(chosen.dataset, chosen.preset).write_text(json.dumps(report, indent=2) + "\n")
-    write_table(report)
+    return rewrite(chosen.dataset, chosen.preset, lambda earlier: with_earlier_rows(report, earlier))
 
 
 def _costs(chosen: argparse.Namespace, dataset: Dataset, info: DatasetInfo) -> dict[str, float]:
@@ -184,7 +186,8 @@ class Jobs:
     def _attack(self, row: dict[str, Any], images: int, attacks: list[dict[str, Any]]) -> None:
         result = self._attacked(row["model"], images, attacks)
         images = result["dataset"]["size"]
-        row.setdefault("clean", {"accuracy": result["clean_accuracy"], "ci95": result["clean_ci95"]})
+        clean = {"images": images, "accuracy": result["clean_accuracy"], "ci95": result["clean_ci95"]}
+        row.setdefault("clean", clean)
         for name, attack in zip(attack_names(result["attacks"]), result["attacks"], strict=True):
             found = {"robust_accuracy": attack["robust_accuracy"], "ci95": attack["ci95"]}
             row.setdefault("attacks", {})[name] = {"images": images, **found}

@@ -5,7 +5,8 @@
 
 Takes the models from the registry of the service that trained them and attacks them without it, several at a time, with
 gradients in float32 whatever the device. A row that had as many images before is left as it is, and so is one whose
-weights the home does not hold. Writes into ``bench/results/methods-….json`` and the table in docs/results.md.
+weights the home does not hold: names repeat from home to home, so seconds of training tell whether a model is the
+row's. Writes into ``bench/results/methods-….json`` and the table in docs/results.md.
 """
 
 from __future__ import annotations
@@ -15,18 +16,25 @@ import json
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from math import isclose
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from sqlalchemy.orm import Session
 
 from app.errors import NotFoundError
+from app.records import Job
+from app.records.session import Database
+from app.services import models as registry
 from app.services.presets import perturbation_size
+from app.settings import Settings
 from bench.machine import described as machine
 from bench.machine import on_gpu
 from bench.methods_plan import WAYS
-from bench.methods_table import least, results_of, write_table
+from bench.methods_table import least, read, results_of, rewrite, with_attack
 from bench.strong import registered
 from bench.victims import CACHE, cifar10
 from models.data import Dataset, load, subset
@@ -49,11 +57,12 @@ def main() -> None:
     name = "cifar10-jpg" if chosen.archive else "digits"
     dataset = _dataset(chosen.archive)
     images = min(chosen.images, len(dataset.test))
-    results = results_of(name, chosen.preset)
-    report = json.loads(results.read_text())
+    known = read(name, chosen.preset)["rows"]
+    if not known:
+        parser.error(f"there are no rows in {results_of(name, chosen.preset)}")
     rows = [
         row
-        for row in report["rows"]
+        for row in known
         if row["way"] in chosen.only and row["fraction"] in chosen.fractions and _images(row) < images
     ]
     rows.sort(key=least, reverse=True)  # what takes long comes first
@@ -62,18 +71,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end)
     with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
         home = chosen.home / "service"
-        began = {
-            pool.submit(_attacked, home, row["model"], chosen.archive, images, eps, chosen.device): row for row in rows
-        }
+        began = {pool.submit(_attacked, home, row, chosen.archive, images, eps, chosen.device): row for row in rows}
         for future in as_completed(began):
             row, found = began[future], future.result()
-            if found is None:
-                print(f"left out, there are no weights of {row['model']}", flush=True)
+            if isinstance(found, str):
+                print(f"left out: {found}", flush=True)
                 continue
-            row["attacks"]["autoattack"] = {**found, "on": on}
             print(json.dumps({"model": row["model"], **found}), flush=True)
-            results.write_text(json.dumps(report, indent=2) + "\n")
-    print(write_table(report))
+            add = partial(with_attack, row=row, name="autoattack", found={**found, "on": on})
+            rewrite(name, chosen.preset, add)
+    print(rewrite(name, chosen.preset, lambda report: report))
 
 
 def _end(*_: object) -> None:
@@ -91,15 +98,46 @@ def _images(row: dict[str, Any]) -> int:
     return int(row["attacks"].get("autoattack", {}).get("images", 0))
 
 
+def check_training(home: Path, row: dict[str, Any]) -> None:
+    """Raises NotFoundError unless the model that the home has under the row's name is the one of the row.
+
+    The seconds of all jobs that led to it are told apart to a fraction that no other training meets.
+    """
+    found = {"training": 0.0, "probe": 0.0}
+    with Database(Settings(home=home).database_url).session() as session:
+        for job in _jobs_behind(session, row["model"]):
+            found["probe" if job.kind == "probe" else "training"] += (job.result or {})["seconds"]
+    for kind, seconds in found.items():
+        if not isclose(seconds, row[f"{kind}_seconds"], rel_tol=1e-9):
+            told = f"its {kind} took {seconds:.1f} s, the row's {row[f'{kind}_seconds']:.1f} s"
+            raise NotFoundError(f"{row['model']} is another model here: {told}")
+
+
+def _jobs_behind(session: Session, reference: str) -> list[Job]:
+    """The job that made this version, and those that made the versions that it began with."""
+    jobs: dict[str, Job] = {}
+    waiting = [reference]
+    while waiting:
+        version = registry.resolve(session, waiting.pop())
+        job = session.get(Job, version.job_id or "")
+        if job is None:
+            raise NotFoundError(f"nothing tells how long {version.reference} was trained: its job is gone")
+        jobs[job.id] = job
+        waiting += [job.spec[field] for field in ("model", "init", "base_model") if job.spec.get(field)]
+    return list(jobs.values())
+
+
 def _attacked(
-    home: Path, model: str, archive: Path | None, images: int, eps: float, device: str
-) -> dict[str, Any] | None:
-    """In a process of its own: the same images and attack as an evaluation job's. None: the weights are not there."""
+    home: Path, row: dict[str, Any], archive: Path | None, images: int, eps: float, device: str
+) -> dict[str, Any] | str:
+    """In a process of its own: the same images and attack as an evaluation job's. Text: why the row is left out."""
     torch.set_num_threads(1)
+    model = row["model"]
     try:
+        check_training(home, row)
         network = registered(home, model)
-    except NotFoundError:
-        return None
+    except NotFoundError as error:
+        return error.detail
     chosen = subset(_dataset(archive).test, images, seed=0)
     spec = {"model": model, "dataset": {"name": "test"}, "attacks": [{"name": "autoattack", "eps": eps}]}
     options = {"precision": "float32", "examples": 0, "sanity_checks": False}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from bench.machine import RESULTS
 from bench.methods_plan import WAYS
+from models.data.download import exclusive
 
 Row = dict[str, Any]
+Report = dict[str, Any]
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 MARKS = "<!-- bench.methods {table}: begin -->\n", "<!-- bench.methods {table}: end -->\n"
 
@@ -25,37 +27,90 @@ def _table(dataset: str, preset: str) -> str:
     return dataset if preset == "quick" else f"{dataset}-{preset}"
 
 
-def with_earlier_rows(report: dict[str, Any]) -> dict[str, Any]:
-    """The report with the rows that are in its file already, of other ways, fractions, seeds and times of training, and
-    with what attacked the same trainings with more images. A model was trained where it was first told of.
+def read(dataset: str, preset: str) -> Report:
+    """The file of all rows by the preset; without a row if there is none."""
+    path = results_of(dataset, preset)
+    report: Report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    return report
+
+
+def rewrite(dataset: str, preset: str, change: Callable[[Report], Report]) -> str:
+    """Put what ``change`` makes of the file's report in its place, and its table, which is answered, on the page.
+
+    Others may write for hours beside this process: one at a time, and each changes what the last one left.
     """
-    options = report["options"]
-    path = results_of(options["dataset"], options["preset"])
-    earlier = json.loads(path.read_text()) if path.exists() else {"options": {}, "rows": []}
-    if earlier["options"].get("images") != options["images"]:
-        return report
+    with exclusive(RESULTS):
+        report = change(read(dataset, preset))
+        _replace(results_of(dataset, preset), json.dumps(report, indent=2) + "\n")
+        return _write_table(report)
+
+
+def _replace(path: Path, content: str) -> None:
+    """The file as it was, or the new one, whenever this process is killed."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)
+
+
+def check_images(earlier: Report, images: int) -> None:
+    """Raises ValueError if the rows of the file were trained on another number of images: they make no one table."""
+    known = earlier["options"]["images"] if earlier["rows"] else images
+    if known != images:
+        raise ValueError(
+            f"the rows of {results_of(earlier['options']['dataset'], earlier['options']['preset'])} were trained on"
+            f" {known:,} images, not on {images:,}: give --images {known}, or move that file away"
+        )
+
+
+def with_earlier_rows(report: Report, earlier: Report) -> Report:
+    """The report with the earlier one's rows of other ways, fractions, seeds and times of training, and with what
+    measured the same trainings with more images. A model was trained where it was first told of.
+
+    Raises ValueError if those were trained on another number of images.
+    """
+    check_images(earlier, report["options"]["images"])
     rows = {_key(row): row for row in earlier["rows"]}
     for row in report["rows"]:
         before = rows.get(_key(row), row)
-        if all(before[name] == row[name] for name in ("model", "training_seconds")):  # and not trained anew
-            row = row | {"on": before["on"], "attacks": _with_most_images(before["attacks"], row["attacks"])}
+        if _same_training(before, row):
+            measured = _with_most_images(_measured(before), _measured(row))
+            row = row | {"on": before["on"], "clean": measured.pop("clean"), "attacks": measured}
         rows[_key(row)] = row
     return report | {"rows": list(rows.values())}
+
+
+def with_attack(report: Report, row: Row, name: str, found: Row) -> Report:
+    """The report with ``found`` in the row of the same training as ``row``, if there still is one."""
+    for known in report["rows"]:
+        if _same_training(known, row):
+            known["attacks"] = _with_most_images(known["attacks"], {name: found})
+    return report
 
 
 def _key(row: Row) -> tuple[str, float, int, float]:
     return row["way"], row["fraction"], row["seed"], row["budget"]
 
 
-def _with_most_images(*attacks: dict[str, Row]) -> dict[str, Row]:
+def _same_training(row: Row, other: Row) -> bool:
+    """In a home of its own a model's name alone says nothing about which training it is of."""
+    return _key(row) == _key(other) and all(row[name] == other[name] for name in ("model", "training_seconds"))
+
+
+def _measured(row: Row) -> dict[str, Row]:
+    """Accuracies by name: ``clean``, and under each attack. Older rows do not tell the number of the clean images."""
+    standard = [found["images"] for name, found in row["attacks"].items() if name != "autoattack"]
+    return {"clean": {"images": max(standard, default=0), **row["clean"]}, **row["attacks"]}
+
+
+def _with_most_images(*measured: dict[str, Row]) -> dict[str, Row]:
     merged: dict[str, Row] = {}
-    for name, found in (item for one in attacks for item in one.items()):
+    for name, found in (item for one in measured for item in one.items()):
         if name not in merged or found["images"] >= merged[name]["images"]:
             merged[name] = found
     return merged
 
 
-def write_table(report: dict[str, Any]) -> str:
+def _write_table(report: Report) -> str:
     """Put the table between its marks on the page, and answer it."""
     options = report["options"]
     begin, end = (mark.format(table=_table(options["dataset"], options["preset"])) for mark in MARKS)
@@ -63,11 +118,11 @@ def write_table(report: dict[str, Any]) -> str:
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(begin)
     _, after = rest.split(end)
-    PAGE.write_text(before + begin + table + end + after, encoding="utf-8")
+    _replace(PAGE, before + begin + table + end + after)
     return table
 
 
-def _lines(report: dict[str, Any]) -> Iterator[str]:
+def _lines(report: Report) -> Iterator[str]:
     """A table for each share of labels and time: the ways by their least accuracy under an attack, a row a seed."""
     every = report["options"]["images"]
     for fraction, budget in sorted(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -111,7 +112,6 @@ def test_torchvisions_weights_give_torchvisions_logits(name: str, tmp_path: Path
     [("resnet10t", {}), ("convnext_atto", {}), ("vit_tiny_patch16_224", {"img_size": 32})],
 )
 def test_timms_weights_give_timms_logits(name: str, sized: dict[str, int], tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
     images = torch.rand(2, 3, 32, 32)
     theirs = timm.create_model(name, pretrained=False, num_classes=10, **sized).eval()
     logits = imported_logits(tmp_path, theirs.state_dict(), card(f"timm/{name}", side=32), images)
@@ -121,8 +121,6 @@ def test_timms_weights_give_timms_logits(name: str, sized: dict[str, int], tmp_p
 
 @pytest.mark.parametrize("name", ["torchvision/shufflenet_v2_x0_5", "timm/vit_tiny_patch16_224"])
 def test_a_librarys_network_depends_on_its_seed_alone(name: str) -> None:
-    if name.startswith("timm/"):
-        pytest.importorskip("timm")
     torch.manual_seed(1)
     first, drawn = build_model(card(name, side=32), seed=5).state_dict(), torch.rand(1)
     torch.manual_seed(1)
@@ -163,7 +161,6 @@ def test_images_that_a_librarys_network_cannot_take_are_refused(wrong: ModelCard
 
 
 def test_a_transformer_is_made_for_the_images_or_refused_where_its_patches_would_not_cover_them() -> None:
-    pytest.importorskip("timm")
     made = build_model(card("timm/vit_tiny_patch16_224", side=48, channels=1)).eval()
     assert made(torch.rand(2, 1, 48, 48)).shape == (2, 10)
     with pytest.raises(ValueError, match="patches of 16×16 pixels do not divide"):
@@ -171,7 +168,6 @@ def test_a_transformer_is_made_for_the_images_or_refused_where_its_patches_would
 
 
 def test_a_network_that_averages_two_classifiers_is_refused() -> None:
-    pytest.importorskip("timm")
     with pytest.raises(ValueError, match="several classifiers"):
         build_model(card("timm/repvit_m0_9", side=32))
 

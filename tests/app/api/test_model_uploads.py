@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from fastapi.testclient import TestClient
@@ -121,7 +122,6 @@ def test_a_card_of_no_network_is_refused(
 
 @pytest.mark.parametrize(("name", "sized"), [("resnet10t", {}), ("vit_tiny_patch16_224", {"img_size": 32})])
 def test_timm_models_are_taken(client: TestClient, name: str, sized: dict[str, int]) -> None:
-    timm = pytest.importorskip("timm")
     theirs = timm.create_model(name, pretrained=False, num_classes=3, **sized)
     created = upload(client, theirs.state_dict(), card({"name": f"timm/{name}"}))
     assert created.status_code == 201, created.text
@@ -157,7 +157,6 @@ def test_backbones_are_listed(client: TestClient) -> None:
 def test_a_job_trains_a_librarys_network_and_refuses_one_that_cannot_take_the_data(client: TestClient) -> None:
     body = {"method": "standard", "dataset": {"name": "digits"}, "backbone": {"name": "torchvision/resnet18"}}
     assert_problem(client.post("/jobs/train", json=body), 422, says="(1, 8, 8)", pointer="/backbone")
-    pytest.importorskip("timm")
     queued = client.post("/jobs/train", json={**body, "backbone": {"name": "timm/resnet10t"}})
     assert queued.status_code == 202, queued.text
     assert queued.json()["spec"]["register_as"] == "standard-timm-resnet10t-digits"

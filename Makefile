@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-compose test-gpu fuzz soak lint bench clean
+.PHONY: help demo serve as-root test test-compose test-gpu fuzz soak lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,7 +26,11 @@ demo: $(VENV)/.installed ## train, attack, compare and serve on real images, in 
 serve: $(VENV)/.installed ## the service on this machine: API, one worker, SQLite, no broker
 	$(BIN)/clead serve
 
-test: $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and browser
+as-root:
+	@[ "$$(id -u)" -eq 0 ] || { \
+	  echo "Run the tests as root, in a container, say: they make network namespaces, drop packets and mount small disks."; exit 1; }
+
+test: as-root $(VENV)/.installed-dev ## every test, with a real Redis, PostgreSQL and browser; needs root
 	@tests/system/install-servers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 

@@ -5,8 +5,9 @@
 Trains a standard and a PGD-2-trained ResNet-18 of width 16 first (minutes, then kept in the temporary folder). The
 libraries alternate in rounds; seconds are the median over them. Accuracies and norms are judged by us in float32 for
 everybody, over all images: an image counts as robust if it is right before and after. Threads: OMP_NUM_THREADS.
-Writes ``bench/results/attacks.json``, where what was not asked for stays as it was. The last line is ``ratios: …``,
-times faster than the fastest peer that runs the same attack; ``--only none`` prints it alone.
+Writes ``bench/results/attacks.json``, where what was not asked for stays as it was, with the machine that it was
+measured on: its own ``machine``, or in older results the file's. The last line is ``ratios: …``, times faster than the
+fastest peer that runs the same attack; ``--only none`` measures nothing and prints it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import peers
+from bench.machine import described
+from bench.options import among
 from bench.victims import EPS, cifar10, test_images, trained
 from models.attacks.objectives import cross_entropy, is_right
 from models.attacks.victim import Tuning, Victim
@@ -83,27 +86,32 @@ def matches() -> list[Match]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("archive", nargs="?", type=Path)
-    parser.add_argument("--only", default="")
+    parts = [*(match.name for match in matches()), "memory"]
+    parser.add_argument("--only", type=among([*parts, "none"]), default=parts)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    measure([match for match in matches() if match.name in options.only], options)
+    if "memory" in options.only:
+        keep("memory", {**peak_memory(options.archive), "machine": described("cpu")})
+    tables = keep("tables", {})["tables"]
+    ratios = {match.name: ratio(match, tables[match.name]["rows"]) for match in matches() if match.name in tables}
+    keep("ratios", ratios)
+    print("ratios: " + " ".join(f"{name}={value:.1f}" for name, value in ratios.items()))
+
+
+def measure(asked: list[Match], options: argparse.Namespace) -> None:
+    """A table for each."""
+    if not asked:
+        return
     dataset = cifar10(options.archive)
     models = {name: trained(name, dataset) for name in ("standard", "robust")}
-    asked = set(options.only.split(",")) if options.only else {"memory", *(match.name for match in matches())}
-    for match in matches():
-        if match.name not in asked:
-            continue
+    for match in asked:
         images, labels = test_images(dataset, match.images)
         rows = compare(match, models[match.model], images, labels, runs=options.runs)
         show(match, rows)
         facts = {"model": match.model, "images": match.images, "spec": match.ours, "unlike": match.unlike}
-        keep("tables", {match.name: {**facts, "rows": rows}})
-    if "memory" in asked:
-        keep("memory", peak_memory(options.archive))
-    tables = keep("machine", {"torch": torch.__version__, "threads": torch.get_num_threads()})["tables"]
-    ratios = {match.name: ratio(match, tables[match.name]["rows"]) for match in matches() if match.name in tables}
-    keep("ratios", ratios)
-    print("ratios: " + " ".join(f"{name}={value:.1f}" for name, value in ratios.items()))
+        keep("tables", {match.name: {**facts, "machine": described("cpu"), "rows": rows}})
 
 
 def keep(part: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -221,11 +229,12 @@ def show(match: Match, rows: list[dict[str, Any]]) -> None:
 def peak_memory(archive: Path | None) -> dict[str, dict[str, float]]:
     """MiB that PGD-2 on so many images takes at its highest, beyond data and model; each in a process of its own.
 
-    ``as it runs``, and with what the libraries below keep for later held small: the C library's freed memory, and
-    oneDNN's kernels, one for each layer and size of batch that it has met, up to 1,024.
+    With ``glibc's defaults``, which a job's process does not have, and with what the libraries below keep for later
+    held small: the C library's freed memory, and oneDNN's kernels, one for each layer and size of batch that it has
+    met, up to 1,024.
     """
     settings: dict[str, dict[str, str]] = {
-        "as it runs": {},
+        "glibc's defaults": {},
         "small caches": {"MALLOC_MMAP_THRESHOLD_": "131072", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"},
     }
     found: dict[str, dict[str, float]] = {}

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from bench import peers  # before adv-lib, for which it stands in a module
 from bench.attacks import CLASSES, their_row
+from bench.machine import described
+from bench.options import among
 from bench.victims import EPS, cifar10, test_images, trained
 from models.data.images import ImageSet
 from models.evaluation import evaluate
@@ -135,19 +137,20 @@ CASES: dict[str, Case] = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("archive", nargs="?", type=Path)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", type=among(CASES), default=list(CASES))
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     dataset = cifar10(options.archive)
     model = trained("robust", dataset)
     images, labels = test_images(dataset, IMAGES)
     for name, case in CASES.items():
-        if options.only and name not in options.only.split(","):
+        if name not in options.only:
             continue
         found = [row for seed in case.seeds for row in one_draw(name, case, model, images, labels, seed=seed)]
         rows = [mean([row for row in found if row["library"] == library]) for library in libraries(found)]
         table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        table[name] = {"images": IMAGES, "spec": case.spec, "seeds": case.seeds, "rows": rows}
+        facts = {"images": IMAGES, "spec": case.spec, "seeds": case.seeds, "machine": described("cpu")}
+        table[name] = {**facts, "rows": rows}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(table, indent=2) + "\n")
         for row in rows:

@@ -8,7 +8,8 @@ real job of each kind, and makes a year of runs out of their rows. Then asks the
 process, eight at once, and eight at two processes; a row's ``cpu_ms`` is what the API and PostgreSQL compute for one
 request. Then drains a queue with four workers, and times how soon `clead serve` begins a job. Data that the folder has
 already are used again. At full size this takes 25 GB of disk and an hour on two cores. Writes
-``bench/results/scale.json``, where what ``--only`` leaves out stays as it was.
+``bench/results/scale.json``, where what ``--only`` leaves out stays as it was; ``conditions`` tells how each part was
+measured, and of older results the rest of the file does.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from bench.scale_data import Year, fill
+from bench.options import among
+from bench.scale_data import Year, fill, is_filled, submissions
 from bench.scale_load import measure
 from bench.scale_requests import Requests
 from bench.scale_service import LOADING, POSTGRES, Servers, real_samples, servers
@@ -33,6 +38,8 @@ RESULTS = Path(__file__).parent / "results" / "scale.json"
 LOADS = {"1x1": (1, 1), "8x1": (8, 1), "8x2": (8, 2)}
 """Name → clients at once, and API processes."""
 PARTS = (*LOADS, "drain", "pick-up")
+TOLD = ("runs", "points", "requests", "drain_jobs", "pick_ups")
+"""Options that say how something was measured."""
 SHARDS = 1000
 WHOLE_REQUESTS = 10
 
@@ -42,26 +49,29 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with servers(options.folder) as running:
-        report |= {"options": {name: value for name, value in vars(options).items() if name != "folder"}}
-        report |= _filled(running, options)
-        report["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
-        report["postgres_settings"] = {**POSTGRES, **LOADING}
-        report["load_average_before"] = os.getloadavg()
+        facts = _filled(running, options) | {"options": {name: getattr(options, name) for name in TOLD}}
+        facts["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+        facts["postgres_settings"] = {**POSTGRES, **LOADING}
         for load in [name for name in LOADS if name in options.only]:
-            report.setdefault("routes", {})[load] = _ask(running, *LOADS[load], requests=options.requests)
-            _save(report)
+            with _kept(report, load, facts):
+                report.setdefault("routes", {})[load] = _ask(running, *LOADS[load], requests=options.requests)
         if "drain" in options.only:
-            report["drain"] = drain(running, jobs=options.drain_jobs)
-            _save(report)
+            with _kept(report, "drain", facts):
+                report["drain"] = drain(running, jobs=options.drain_jobs)
     if "pick-up" in options.only:
-        report["pick_up"] = pick_up(options.folder, times=options.pick_ups)
-    report["load_average_after"] = os.getloadavg()
-    _save(report)
-    print(table(report["routes"]))
+        with _kept(report, "pick-up", facts):
+            report["pick_up"] = pick_up(options.folder, times=options.pick_ups)
+    print(table(report.get("routes", {})))
     print(json.dumps({name: report.get(name) for name in ("drain", "pick_up")}, indent=2))
 
 
-def _save(report: dict[str, Any]) -> None:
+@contextmanager
+def _kept(report: dict[str, Any], part: str, facts: dict[str, Any]) -> Iterator[None]:
+    """Write the report once the block has measured the part, with how that was."""
+    before = os.getloadavg()
+    yield
+    loads = {"load_average_before": before, "load_average_after": os.getloadavg()}
+    report.setdefault("conditions", {})[part] = {**facts, **loads}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
 
@@ -74,18 +84,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=1000, help="of each route and number of clients")
     parser.add_argument("--drain-jobs", type=int, default=1000)
     parser.add_argument("--pick-ups", type=int, default=30)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
-    options = parser.parse_args()
-    if unknown := set(options.only) - set(PARTS):
-        parser.error(f"--only takes {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
-    return options
+    parser.add_argument("--only", type=among(PARTS), default=list(PARTS), help=",".join(PARTS))
+    return parser.parse_args()
 
 
 def _filled(running: Servers, options: argparse.Namespace) -> dict[str, Any]:
-    """What the database holds; it is filled unless it was before."""
+    """What the database holds; it is filled unless it was before. Ends the process if that was interrupted."""
     began = time.monotonic()
     with running.connect() as connection:
-        if connection.execute("SELECT to_regclass('bench_sizes')").fetchone() == (None,):
+        if not is_filled(connection):
+            if connection.execute("SELECT EXISTS (SELECT FROM datasets)").fetchone() == (True,):
+                sys.exit(f"filling {options.folder} was interrupted: remove it, and start again")
             year = Year(real_samples(running), options.runs, SHARDS)
             fill(connection, year, points=options.points)
             print(f"filled in {time.monotonic() - began:.0f} s", flush=True)
@@ -98,14 +107,11 @@ def _filled(running: Servers, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ask(running: Servers, clients: int, processes: int, *, requests: int) -> list[dict[str, Any]]:
-    with running.connect() as connection, running.api(processes=processes) as api:
-        (newest,) = connection.execute("SELECT max(id) FROM jobs").fetchone() or ("",)
+    with running.connect() as connection, submissions(connection), running.api(processes=processes) as api:
         made = Requests(connection)
         rows = measure(api, made.lists() + made.jobs(), requests=requests, clients=clients)
         rows += measure(api, made.whole(), requests=min(requests, WHOLE_REQUESTS), clients=clients)
         rows += measure(api, made.submitting(), requests=requests, clients=clients)
-        connection.execute("DELETE FROM jobs WHERE id > %s", (newest,))
-        connection.execute("TRUNCATE idempotency_keys")
     redis.Redis.from_url(running.settings.broker_url).flushall()  # the messages of the jobs that were deleted
     return rows
 

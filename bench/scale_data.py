@@ -193,7 +193,10 @@ def time_sorted_id(moment: datetime, rng: random.Random) -> str:
 
 
 def fill(connection: psycopg.Connection[Any], year: Year, *, points: int) -> None:
-    """Write the runs, their labels, models and ``points`` metric points; keys and indexes are built afterwards."""
+    """Write the runs, their labels, models and ``points`` metric points; keys and indexes are built afterwards.
+
+    The table of the jobs' numbers of points gets its name last, and so tells that all the rest is there.
+    """
     with without_keys(connection):
         with connection.cursor() as cursor, cursor.copy(f"COPY jobs ({', '.join(COLUMNS)}) FROM STDIN") as copy:
             for row in year.rows():
@@ -205,6 +208,23 @@ def fill(connection: psycopg.Connection[Any], year: Year, *, points: int) -> Non
         _register_models(connection)
         _fill_metrics(connection, points)
     connection.execute("VACUUM (ANALYZE)")
+    connection.execute("ALTER TABLE bench_unfinished RENAME TO bench_sizes")
+
+
+def is_filled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether :func:`fill` came to its end."""
+    return connection.execute("SELECT to_regclass('bench_sizes')").fetchone() != (None,)
+
+
+@contextmanager
+def submissions(connection: psycopg.Connection[Any]) -> Iterator[str]:
+    """The newest job's id; what is submitted while the block lasts is gone afterwards."""
+    (newest,) = connection.execute("SELECT max(id) FROM jobs").fetchone() or ("",)
+    try:
+        yield newest
+    finally:
+        connection.execute("DELETE FROM jobs WHERE id > %s", (newest,))
+        connection.execute("TRUNCATE idempotency_keys")
 
 
 def _register_models(connection: psycopg.Connection[Any]) -> None:
@@ -228,17 +248,17 @@ def _fill_metrics(connection: psycopg.Connection[Any], points: int) -> None:
         "largest": (max(1, points // 10_000_000), min(1_000_000, points // 10)),
         "large": (max(1, points // 500_000), min(100_000, points // 100)),
     }
-    connection.execute("CREATE TABLE bench_sizes (id varchar(32), size text, steps int)")
+    connection.execute("CREATE TABLE bench_unfinished (id varchar(32), size text, steps int)")
     for size, (jobs, each) in sizes.items():
         connection.execute(
-            f"INSERT INTO bench_sizes SELECT id, '{size}', {each // len(SERIES)} FROM ({trained}) AS each"
-            f" WHERE id NOT IN (SELECT id FROM bench_sizes) ORDER BY md5(id) LIMIT {jobs}"
+            f"INSERT INTO bench_unfinished SELECT id, '{size}', {each // len(SERIES)} FROM ({trained}) AS each"
+            f" WHERE id NOT IN (SELECT id FROM bench_unfinished) ORDER BY md5(id) LIMIT {jobs}"
         )
     left = points - sum(jobs * each for jobs, each in sizes.values())
     steps = math.ceil(left / many / len(SERIES))
     connection.execute(
-        f"INSERT INTO bench_sizes SELECT id, 'typical', {steps} FROM ({trained}) AS each"
-        " WHERE id NOT IN (SELECT id FROM bench_sizes)"
+        f"INSERT INTO bench_unfinished SELECT id, 'typical', {steps} FROM ({trained}) AS each"
+        " WHERE id NOT IN (SELECT id FROM bench_unfinished)"
     )
     connection.execute("SET join_collapse_limit = 1")  # rows are written in the order of the joins below
     names = ", ".join(f"('{name}')" for name in SERIES)
@@ -246,14 +266,14 @@ def _fill_metrics(connection: psycopg.Connection[Any], points: int) -> None:
     # Jobs that run for days arrive side by side, a hundred steps of each at a time; short ones one after the other.
     connection.execute(
         f"INSERT INTO metric_points (job_id, series, step, value) SELECT j.id, name, step, {value}"
-        " FROM generate_series(0, (SELECT max(steps) FROM bench_sizes) / 100) AS block"
-        " CROSS JOIN LATERAL (SELECT * FROM bench_sizes WHERE size <> 'typical' AND steps > block * 100) AS j"
+        " FROM generate_series(0, (SELECT max(steps) FROM bench_unfinished) / 100) AS block"
+        " CROSS JOIN LATERAL (SELECT * FROM bench_unfinished WHERE size <> 'typical' AND steps > block * 100) AS j"
         " CROSS JOIN LATERAL generate_series(block * 100 + 1, least((block + 1) * 100, j.steps)) AS step"
         f" CROSS JOIN (VALUES {names}) AS s (name)"
     )
     connection.execute(
         f"INSERT INTO metric_points (job_id, series, step, value) SELECT j.id, name, step, {value}"
-        " FROM (SELECT * FROM bench_sizes WHERE size = 'typical' ORDER BY id) AS j"
+        " FROM (SELECT * FROM bench_unfinished WHERE size = 'typical' ORDER BY id) AS j"
         " CROSS JOIN LATERAL generate_series(10, j.steps * 10, 10) AS step"
         f" CROSS JOIN (VALUES {names}) AS s (name)"
     )

@@ -18,6 +18,7 @@ import httpx
 import psycopg
 
 from app.records import FINAL
+from bench.scale_data import submissions
 from bench.scale_load import cpu_seconds
 from bench.scale_service import Servers
 
@@ -41,8 +42,13 @@ PICK_UP: dict[str, Any] = {
 
 def drain(servers: Servers, *, jobs: int) -> dict[str, Any]:
     """Queue so many real jobs, then start the workers; what became of each, and how long it took."""
-    with servers.connect() as connection, _put_aside(connection), servers.api() as api, api.client() as client:
-        (newest,) = connection.execute("SELECT max(id) FROM jobs").fetchone() or ("",)
+    with (
+        servers.connect() as connection,
+        put_aside(connection),
+        submissions(connection) as newest,
+        servers.api() as api,
+        api.client() as client,
+    ):
         posted = set()
         for seed in range(jobs):
             body = {**LIGHT, "dataset": {**LIGHT["dataset"], "seed": seed}}
@@ -59,7 +65,6 @@ def drain(servers: Servers, *, jobs: int) -> dict[str, Any]:
         rows = connection.execute(
             "SELECT id, status, attempt, failures, result IS NOT NULL FROM jobs WHERE id > %s", (newest,)
         ).fetchall()
-        connection.execute("DELETE FROM jobs WHERE id > %s", (newest,))
     return {
         "jobs": jobs,
         "workers": WORKERS,
@@ -73,12 +78,14 @@ def drain(servers: Servers, *, jobs: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _put_aside(connection: psycopg.Connection[Any]) -> Iterator[None]:
+def put_aside(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Take the queued jobs of the made-up year out of the workers' way for as long as the block lasts."""
     query = "UPDATE jobs SET status = 'cancelled' WHERE status = 'queued' RETURNING id"
     ids = [row[0] for row in connection.execute(query)]
-    yield
-    connection.execute("UPDATE jobs SET status = 'queued' WHERE id = ANY(%s)", (ids,))
+    try:
+        yield
+    finally:
+        connection.execute("UPDATE jobs SET status = 'queued' WHERE id = ANY(%s)", (ids,))
 
 
 def _unfinished(connection: psycopg.Connection[Any], newest: str) -> int:

@@ -149,7 +149,7 @@ def attack_names(attacks: Sequence[Mapping[str, Any]]) -> list[str]:
 def protocol_result(plan: Sequence[Step], jobs: Mapping[str, Job], *, seed: int) -> dict[str, Any]:
     """The result of a protocol job, from its finished children by step key: a row a method.
 
-    ``seconds`` is the time of the method's training steps, from claim to end, pretraining and probe included;
+    ``seconds`` is the time that the method's trainings took, pretraining and probe included and pauses not;
     ``warnings`` are those of all its steps, without the advice of the evaluation's, which that job has.
     """
     rows = []
@@ -162,7 +162,7 @@ def protocol_result(plan: Sequence[Step], jobs: Mapping[str, Job], *, seed: int)
         own = {other.key: jobs[other.key] for other in plan if other.method == step.method}
         row = {"method": step.method, "model": result["model"], "clean": result["clean_accuracy"]}
         row |= {name: attack["robust_accuracy"] for name, attack in zip(names, result["attacks"], strict=True)}
-        row["seconds"] = sum(_seconds(other) for key, other in own.items() if key != step.key)
+        row["seconds"] = sum(_seconds_of_training(other) for key, other in own.items() if key != step.key)
         row["ci95"] = {name: attack["ci95"] for name, attack in zip(names, result["attacks"], strict=True)}
         if "clean_ci95" in result:
             row["ci95"]["clean"] = result["clean_ci95"]
@@ -193,10 +193,9 @@ def _conditions(result: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
     }
 
 
-def _seconds(job: Job) -> float:
-    if job.started_at is None or job.finished_at is None:
-        return 0.0
-    return round((job.finished_at - job.started_at).total_seconds(), 3)
+def _seconds_of_training(job: Job) -> float:
+    seconds: float = (job.result or {}).get("seconds", 0.0)
+    return round(seconds, 3)
 
 
 def render(rows: Sequence[Mapping[str, Any]], format: str) -> str:

@@ -55,6 +55,9 @@ def evaluation_result(claim: Claim, *, robust: float) -> dict[str, Any]:
     }
 
 
+SECONDS = {"pretrain": 300.0, "probe": 20.5, "train": 100.0}
+
+
 def succeed(database: Database, job: Job, *, robust: float = 0.1) -> None:
     """Do what a worker does at the end of a child, without the training."""
     claim = take(database, job)
@@ -76,7 +79,8 @@ def succeed(database: Database, job: Job, *, robust: float = 0.1) -> None:
             version = models.register_version(
                 session, name=claim.register_as, sha256="0" * 64, size=1, card=card, job_id=claim.job_id
             )
-            result = {"model": version.reference, "warnings": [{"code": f"of-a-{claim.kind}", "detail": "why"}]}
+            warnings = [{"code": f"of-a-{claim.kind}", "detail": "why"}]
+            result = {"model": version.reference, "seconds": SECONDS[claim.kind], "warnings": warnings}
         assert claims.finish(session, claim, status="succeeded", result=result)
         assert claim.parent_id is not None
         parents.advance(session, claim.parent_id)
@@ -109,6 +113,7 @@ def test_steps_appear_when_their_inputs_are_ready_and_the_last_one_ends_the_pare
     assert [row["method"] for row in job.result["rows"]] == ["standard", "clead"]
     row = job.result["rows"][1]
     assert (row["model"], row["clean"], row["pgd"], row["pgd-100"]) == ("digits-clead@1", 0.9, 0.45, 0.45)
+    assert row["seconds"] == SECONDS["pretrain"] + SECONDS["probe"]
     assert set(row["ci95"]) == {"clean", "fgsm", "pgd", "cw-linf", "pgd-100"}
     assert row["warnings"] == [
         {"step": "pretrain:clead", "code": "of-a-pretrain", "detail": "why"},

@@ -30,7 +30,7 @@ from app.api.idempotency import once
 from app.api.requests import StrictRoute, parse_json
 from app.errors import FieldError, ForbiddenError, InvalidSpecError, UnavailableError
 from app.folders import work_folder
-from app.schemas.catalog import AliasBody, AliasView, ModelPage, ModelView, VersionView
+from app.schemas.catalog import AliasBody, AliasView, ModelPage, ModelView, NewestView, VersionView
 from app.schemas.locations import pointer
 from app.schemas.problems import problem_responses
 from app.services import artifacts, models, quotas
@@ -59,7 +59,7 @@ def list_models(opened: Opened, *, limit: Limit = FIRST_PAGE, cursor: Cursor = N
     with opened.database.session() as session:
         page = models.list_models(session, limit=limit, cursor=cursor)
         items = [
-            VersionView.of(models.resolve(session, name), models.list_aliases(session, name)) for name in page.items
+            NewestView.of(models.resolve(session, name), models.list_aliases(session, name)) for name in page.items
         ]
     return ModelPage(items=items, next_cursor=page.next_cursor)
 

@@ -174,6 +174,17 @@ class VersionView(BaseModel):
         )
 
 
+class NewestView(VersionView):
+    """The newest version of a model, as lists have it."""
+
+    all_aliases: dict[str, int] = Field(description="alias → version, also of the model's older versions")
+
+    @classmethod
+    def of(cls, version: ModelVersion, aliases: dict[str, int]) -> NewestView:
+        """As :meth:`VersionView.of`."""
+        return cls(**dict(VersionView.of(version, aliases)), all_aliases=aliases)
+
+
 class ModelView(BaseModel):
     """A model with all its versions."""
 
@@ -185,7 +196,7 @@ class ModelView(BaseModel):
 class ModelPage(BaseModel):
     """One page of models, newest first; of each the newest version."""
 
-    items: list[VersionView] = Field(description="the newest version of each model of this page")
+    items: list[NewestView] = Field(description="the newest version of each model of this page")
     next_cursor: str | None = Field(description="`cursor` of the next page; null: this is the last")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Form, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -99,8 +99,17 @@ def _signed_in(opened: Resources, token: str) -> str:
     return found.account or ""
 
 
+class _Revalidated(StaticFiles):
+    """Browsers ask each time whether a file has changed: after an upgrade old and new scripts must not meet."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        answer = super().file_response(*args, **options)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+
 def mount_static(app: FastAPI) -> None:
     """Serve the pages' styles and scripts; they use nothing from elsewhere. Swagger UI's are in fastapi-offline."""
     swagger = Path(str(files("fastapi_offline"))) / "static"
     app.mount(_SWAGGER, StaticFiles(directory=swagger), name="swagger")
-    app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")
+    app.mount("/static", _Revalidated(directory=_FOLDER / "static"), name="static")

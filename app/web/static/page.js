@@ -1,185 +1,122 @@
-// Jobs and models from the JSON API. Text reaches the page through textContent alone, never as HTML.
-"use strict";
+// Jobs and models from the JSON API, read again and again.
+
+import { byId } from "./dom.js";
+import { jobRow, modelRow, oddRow } from "./rows.js";
 
 const REFRESH_MS = 2000;
+const TIMEOUT_MS = 30000;
 const PAGE_SIZE = 50;
-let jobLimit = PAGE_SIZE;
+const TABLES = [
+  { name: "jobs", keyOf: (job) => job.id, rowOf: jobRow, limit: PAGE_SIZE },
+  { name: "models", keyOf: (model) => model.name, rowOf: modelRow, limit: PAGE_SIZE },
+];
 
-const byId = (id) => document.getElementById(id);
-
-function element(tag, { text, className, children = [], ...attributes } = {}) {
-  const made = document.createElement(tag);
-  if (text !== undefined && text !== null) made.textContent = text;
-  if (className) made.className = className;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
-const cell = (children, className) => element("td", { children: [children].flat(), className });
-const chip = (text, title) => element("span", title ? { text, title, className: "chip" } : { text, className: "chip" });
-const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
-
-function duration(seconds) {
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
-}
-
-function took(job) {
-  if (!job.started_at) return "";
-  const end = job.finished_at ? new Date(job.finished_at) : new Date();
-  return duration((end - new Date(job.started_at)) / 1000);
-}
-
-function progressOf(job) {
-  const progress = job.progress;
-  if (job.status === "succeeded") return [element("span", { text: took(job), className: "quiet" })];
-  if (!progress || !progress.total) return [element("span", { text: job.status === "running" ? "starting" : "", className: "quiet" })];
-  const parts = [`${progress.done} / ${progress.total} ${progress.unit}`, progress.stage || ""];
-  if (job.status === "running" && progress.eta_seconds) parts.push(`${duration(progress.eta_seconds)} left`);
-  const bar = element("progress", { max: progress.total, value: progress.done, "aria-label": "progress of the job" });
-  return [bar, element("div", { text: parts.filter(Boolean).join(" · "), className: "quiet" })];
-}
-
-// In steps of 8 bits, as the field writes it, unless it is a round number by itself.
-function radius(eps) {
-  const levels = Math.round(255 * eps);
-  const round = Number(eps.toFixed(2)) === eps;
-  return !round && Math.abs(levels / 255 - eps) < 1e-9 ? `${levels}/255` : String(Number(eps.toPrecision(3)));
-}
-
-function resultOf(job) {
-  if (job.error) return [element("span", { text: job.error.detail || job.error.title || "failed", className: "failed" })];
-  const result = job.result;
-  if (!result) return [];
-  const chips = [];
-  if (result.model) chips.push(chip(result.model, "model"));
-  if (typeof result.clean_accuracy === "number") chips.push(chip(`clean ${percent(result.clean_accuracy)}`));
-  if (typeof result.mean_corruption_accuracy === "number") {
-    chips.push(chip(`corrupted ${percent(result.mean_corruption_accuracy)}`, "mean accuracy over corruptions and severities"));
+class Trouble extends Error {
+  constructor(message, retryAfter = 0) {
+    super(message);
+    this.retryAfter = retryAfter; // seconds
   }
-  if (typeof result.knn_accuracy === "number") chips.push(chip(`kNN ${percent(result.knn_accuracy)}`));
-  for (const attack of result.attacks || []) {
-    const steps = attack.spec.steps ? `-${attack.spec.steps}` : "";
-    const norm = attack.spec.norm === "l2" && !attack.name.endsWith("-l2") ? " l2" : "";
-    const ball = attack.spec.eps ? `, ${attack.spec.norm} ${radius(attack.spec.eps)}` : "";
-    const within = attack.spec.eps ? ` at ${radius(attack.spec.eps)}` : "";
-    const label = `${attack.name}${steps}${norm}${within}: ${percent(attack.robust_accuracy)}`;
-    chips.push(chip(label, `robust accuracy, ${attack.access || "white-box"}${ball}`));
-  }
-  for (const warning of result.warnings || []) {
-    chips.push(chip(`⚠ ${warning.code}`, [warning.detail, warning.advice].filter(Boolean).join(" → ")));
-  }
-  for (const row of result.rows || []) {
-    const robust = typeof row.pgd === "number" ? ` · PGD ${percent(row.pgd)}` : "";
-    const clean = typeof row.clean === "number" ? `clean ${percent(row.clean)}` : "";
-    const warnings = row.warnings || [];
-    const warned = warnings.length ? ` · ⚠ ${warnings.length}` : "";
-    const details = warnings.map((warning) => `${warning.step}: ${warning.code}: ${warning.detail}`).join("\n");
-    chips.push(chip(`${row.method}: ${clean}${robust}${warned}`, details));
-  }
-  return chips;
 }
 
-function jobRow(job) {
-  const name = [element("a", { text: job.kind, href: `/jobs/${encodeURIComponent(job.id)}` })];
-  const method = job.spec.method || job.spec.preset || job.spec.model;
-  if (method) name.push(` ${method}`);
-  name.push(element("div", { text: job.step || job.id, className: "quiet" }));
-  const labels = Object.entries(job.labels).map(([key, value]) => chip(`${key}: ${value}`));
-  const created = element("time", { text: new Date(job.created_at).toLocaleString(), datetime: job.created_at, className: "quiet" });
-  const row = element("tr", {
-    className: job.parent ? "child" : "",
-    children: [
-      cell(name),
-      cell(element("span", { text: job.status, className: `badge ${job.status}` }), "tight"),
-      cell(progressOf(job)),
-      cell(resultOf(job)),
-      cell(labels),
-      cell(created, "tight"),
-    ],
+async function read(path, { alsoGood = null } = {}) {
+  const asked = fetch(path, { headers: { Accept: "application/json" }, signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const response = await asked.catch(() => {
+    throw new Trouble("The service does not answer.");
   });
-  row.dataset.job = job.id;
-  return row;
-}
-
-function modelRow(model) {
-  const { card, metrics } = model;
-  const aliases = model.aliases.map((alias) => chip(alias));
-  const measured = Object.entries(metrics).filter(([key, value]) => key.endsWith("accuracy") && typeof value === "number");
-  const link = element("a", { text: model.reference, href: `/models/${encodeURIComponent(model.name)}` });
-  const row = element("tr", {
-    children: [
-      cell(link),
-      cell(card.kind),
-      cell(card.backbone.width ? `${card.backbone.name}, width ${card.backbone.width}` : card.backbone.name),
-      cell(card.image_shape.join(" × "), "tight"),
-      cell(card.classes ? String(card.classes.length) : "–"),
-      cell(aliases),
-      cell(measured.map(([key, value]) => chip(`${key.replaceAll("_", " ")} ${percent(value)}`))),
-    ],
-  });
-  row.dataset.model = model.name;
-  return row;
-}
-
-async function read(path) {
-  const response = await fetch(path, { headers: { Accept: "application/json" } });
   if (response.status === 401) location.assign("/login");
-  const body = await response.json();
-  if (!response.ok && path !== "/readyz") throw new Error(body.detail || `status ${response.status}`);
-  return body;
+  const body = await response.json().catch(() => null);
+  if (body && (response.ok || response.status === alsoGood)) return body;
+  const detail = body?.detail || `${path.split("?")[0]} was answered with status ${response.status}`;
+  throw new Trouble(detail, Number(response.headers.get("Retry-After")) || 0);
 }
 
-async function readJobs() {
+async function readList({ name, limit }) {
   const items = [];
   let cursor = null;
   do {
-    const page = await read(`/jobs?limit=${PAGE_SIZE}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
+    const page = await read(`/${name}?limit=${PAGE_SIZE}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
     items.push(...page.items);
     cursor = page.next_cursor;
-  } while (cursor && items.length < jobLimit);
+  } while (cursor && items.length < limit);
   return { items, more: Boolean(cursor) };
 }
 
-async function refresh() {
-  const trouble = byId("trouble");
+function shown(table, item) {
+  const key = table.keyOf(item);
+  let row;
   try {
-    const [jobs, models] = await Promise.all([readJobs(), read("/models?limit=200")]);
-    byId("jobs").replaceChildren(...jobs.items.map(jobRow));
-    byId("models").replaceChildren(...models.items.map(modelRow));
-    byId("no-jobs").hidden = jobs.items.length > 0;
-    byId("no-models").hidden = models.items.length > 0;
-    byId("more-jobs").hidden = !jobs.more;
-    trouble.hidden = true;
+    row = table.rowOf(item);
   } catch (error) {
-    trouble.textContent = `The service does not answer: ${error.message}`;
-    trouble.hidden = false;
+    row = oddRow(table.name, key, error);
   }
+  row.dataset.key = key;
+  return row;
+}
+
+// Cells that did not change stay in the page: what is focused, selected or unfolded there stays so.
+function renewed(row, fresh) {
+  if (row?.cells.length !== fresh.cells.length) return fresh;
+  [...fresh.cells].forEach((cell, index) => {
+    if (row.cells[index].source !== cell.source) row.cells[index].replaceWith(cell);
+  });
+  return row;
+}
+
+function show(body, rows) {
+  const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+  const now = rows.map((fresh) => renewed(before.get(fresh.dataset.key), fresh));
+  for (const row of before.values()) if (!now.includes(row)) row.remove();
+  now.forEach((row, index) => {
+    if (body.rows[index] !== row) body.insertBefore(row, body.rows[index] || null);
+  });
+}
+
+// Screen readers say a text anew whenever it is set.
+function say(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+  place.hidden = !text;
+}
+
+async function refreshTable(table) {
+  const { items, more } = await readList(table);
+  show(byId(table.name), items.map((item) => shown(table, item)));
+  byId(`no-${table.name}`).hidden = items.length > 0;
+  byId(`more-${table.name}`).hidden = !more;
+}
+
+// The seconds that the service asks to wait.
+async function refresh() {
+  const outcomes = await Promise.allSettled(TABLES.map(refreshTable));
+  const errors = outcomes.flatMap((outcome) => outcome.reason || []);
+  say(byId("trouble"), [...new Set(errors.map((error) => error.message))].join(" "));
+  return Math.max(0, ...errors.map((error) => error.retryAfter || 0));
 }
 
 async function refreshReadiness() {
-  const badge = byId("readiness");
+  let wait = 0;
+  let readiness = { status: "no answer", detail: "" };
   try {
-    const readiness = await read("/readyz");
-    badge.textContent = readiness.status;
-    badge.title = readiness.detail;
-    badge.className = `badge ${readiness.status.replace(" ", "-")}`;
-  } catch {
-    badge.textContent = "no answer";
-    badge.className = "badge not-ready";
+    readiness = await read("/readyz", { alsoGood: 503 });
+  } catch (error) {
+    wait = error.retryAfter || 0; // the tables tell why
   }
+  const ready = readiness.status === "ready";
+  say(byId("readiness"), readiness.status);
+  byId("readiness").className = `badge ${ready ? "ready" : "not-ready"}`;
+  say(byId("missing"), ready ? "" : readiness.detail);
+  return wait;
 }
 
 async function keepFresh(work, milliseconds) {
-  if (!document.hidden) await work();
-  setTimeout(keepFresh, milliseconds, work, milliseconds);
+  const wait = document.hidden ? 0 : 1000 * (await work());
+  setTimeout(keepFresh, Math.max(milliseconds, wait), work, milliseconds);
 }
 
-byId("more-jobs").addEventListener("click", () => {
-  jobLimit += PAGE_SIZE;
-  refresh();
-});
+for (const table of TABLES) {
+  byId(`more-${table.name}`).addEventListener("click", () => {
+    table.limit += PAGE_SIZE;
+    refresh();
+  });
+}
 keepFresh(refresh, REFRESH_MS);
 keepFresh(refreshReadiness, 5 * REFRESH_MS);

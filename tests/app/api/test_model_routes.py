@@ -30,7 +30,7 @@ def test_an_uploaded_version_comes_back_byte_for_byte(client: TestClient, weight
     downloaded = client.get("/models/mine/versions/1/weights")
     assert downloaded.content == weights
     assert downloaded.headers["etag"] == f'"{version["sha256"]}"'
-    assert client.get("/models").json()["items"] == [version]
+    assert client.get("/models").json()["items"] == [{**version, "all_aliases": {}}]
     assert client.get("/models/mine").json() == {"name": "mine", "aliases": {}, "versions": [version]}
 
 
@@ -78,6 +78,8 @@ def test_aliases_move_only_to_versions_that_load(client: TestClient, register: R
     (settings.home / "storage" / sha256[:2] / sha256).unlink()
     assert_problem(client.put(url, json={"version": 2}), 503, says="cannot be loaded")
     assert client.get("/models/tiny").json()["aliases"] == {"production": 1}
+    [newest] = client.get("/models").json()["items"]
+    assert (newest["version"], newest["aliases"], newest["all_aliases"]) == (2, [], {"production": 1})
 
 
 def test_deleting(client: TestClient, register: Register) -> None:

@@ -19,7 +19,7 @@ from app.api import access, catalog, datasets, documentation, events, inference,
 from app.api.dependencies import Resources
 from app.api.request_log import RequestLog
 from app.api.requests import BodyLimit, body_limits, refuse_unknown_query
-from app.api.responses import NoSniffing
+from app.api.responses import Guarded
 from app.api.telemetry import Telemetry
 from app.folders import sweep
 from app.records.session import Database
@@ -106,7 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     documentation.install(app)
     app.add_middleware(BodyLimit, limit_of=body_limits(settings))
-    app.add_middleware(NoSniffing)
+    app.add_middleware(Guarded)
     responses = access.RESPONSES | problem_responses(422)
     for module, scope in ROUTERS.items():
         checks = [access.needs(scope), Depends(refuse_unknown_query)]

@@ -137,15 +137,17 @@ def tokens_required(opened: Resources) -> bool:
 def refuse_foreign_pages(request: Request) -> None:
     """Raise ForbiddenError if another site's page makes a browser change something here (CSRF).
 
-    A browser says where such a request comes from; whatever is no browser sends neither header.
+    A browser says where such a request comes from, and no page can make it say otherwise; whatever is no browser sends
+    neither header. `Sec-Fetch-Site` is its own verdict, over all redirects: an opaque origin (a sandboxed frame) is
+    cross-site to everything. Old browsers do not send it, nor others over plain HTTP to another machine.
     """
     if request.method in _READING:
         return
     origin, fetched_by = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    if origin is not None:
-        foreign = origin.rpartition("://")[2] != request.headers.get("host")
+    if fetched_by is not None:
+        foreign = fetched_by not in {"same-origin", "none"}
     else:
-        foreign = fetched_by not in {None, "same-origin", "none"}
+        foreign = origin is not None and origin.rpartition("://")[2] != request.headers.get("host")
     if foreign:
         raise ForbiddenError("a page of another site sent this request; only this service's own page may")
 

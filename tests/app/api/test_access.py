@@ -176,6 +176,7 @@ FOREIGN = (
     {"Origin": "http://localhost:81"},
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},  # sent on by another site
 )
 
 
@@ -194,10 +195,18 @@ def test_a_foreign_page_cannot_use_this_machines_right_or_a_login(
     assert client.post("/jobs/pretrain", json=PRETRAIN, headers=headers | bearer(token)).status_code == 202
 
 
-def test_the_services_own_page_may(client: TestClient, issue: Issue) -> None:
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "http://localhost"},
+        {"Origin": "https://behind-a-proxy.example", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "null", "Sec-Fetch-Site": "same-origin"},  # a form of a page with `Referrer-Policy: no-referrer`
+    ],
+)
+def test_the_services_own_page_may(client: TestClient, issue: Issue, own: dict[str, str]) -> None:
     _, token = issue()
     client.cookies.set(COOKIE, token)
-    own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
     assert client.post("/jobs/pretrain", json=PRETRAIN, headers=own).status_code == 202
 
 

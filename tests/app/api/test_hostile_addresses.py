@@ -135,9 +135,13 @@ def test_other_methods_are_refused_and_not_remembered(client: TestClient) -> Non
     assert "PROPFIND" not in remembered and "JEFF" not in remembered and "AAA" not in remembered
 
 
-def test_every_answer_forbids_sniffing(client: TestClient) -> None:
-    for path in ("/jobs", "/jobs/none", "/nothing", "/", "/static/page.css", "/openapi.json", "/metrics", "/healthz"):
-        assert client.get(path).headers["x-content-type-options"] == "nosniff", path
+def test_every_answer_forbids_sniffing_and_frames(client: TestClient) -> None:
+    paths = ("/jobs", "/jobs/none", "/nothing", "/", "/login", "/docs", "/static/page.css", "/openapi.json", "/metrics")
+    for path in (*paths, "/healthz"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert "frame-ancestors 'none'" in headers["content-security-policy"], path
+        assert headers["referrer-policy"] == "same-origin", path
 
 
 def test_a_form_has_its_own_fields_and_each_once(client: TestClient) -> None:

@@ -95,7 +95,7 @@ async def embed(opened: Opened, request: Request, *, model: Model = None) -> Emb
 
 async def _served(opened: Resources, reference: str | None) -> Served:
     version = await run_in_threadpool(_resolve, opened.database, reference)
-    return await run_in_threadpool(opened.engine.get, version)
+    return await opened.engine.wait_for(version)
 
 
 def _resolve(database: Database, reference: str | None) -> ModelVersion:

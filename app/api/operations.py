@@ -8,6 +8,7 @@ from importlib.metadata import version as installed_version
 
 import torch
 from fastapi import APIRouter, Depends, Request, Response, status
+from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +21,8 @@ from app.api.inference import DEFAULT_ALIAS
 from app.api.telemetry import Telemetry
 from app.errors import DomainError, ForbiddenError, UnauthenticatedError
 from app.queue import QUEUES, broker_folder, broker_reachable
+from app.records import ModelVersion
+from app.records.session import Database
 from app.schemas.operations import Check, Health, Readiness, Version
 from app.services import models, workers
 
@@ -27,8 +30,8 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz", response_model=Health, summary="Does the process live?")
-def healthz() -> Health:
-    """Answers as long as the process does; asks nothing else."""
+async def healthz() -> Health:
+    """Answers as long as the process does; asks nothing else, and waits for no thread."""
     return Health()
 
 
@@ -38,16 +41,16 @@ def healthz() -> Health:
     summary="Can the service do its work?",
     responses={503: {"model": Readiness, "description": "Something is missing; `detail` and `checks` name it."}},
 )
-def readyz(opened: Opened, response: Response) -> Readiness:
-    """Database, broker, storage, a worker seen lately for every queue, and the production model loaded and warm."""
+async def readyz(opened: Opened, response: Response) -> Readiness:
+    """Database, broker, storage, a worker seen lately for every queue, and the production model, loaded once."""
     steps: dict[str, Callable[[Resources], Check]] = {
         "database": _database,
         "broker": _broker,
         "storage": _storage,
         "worker": _worker,
-        "models": _models,
     }
-    checks = {name: check(opened) for name, check in steps.items()}
+    checks = await run_in_threadpool(lambda: {name: check(opened) for name, check in steps.items()})
+    checks["models"] = await _models(opened)
     missing = [f"{name}: {check.detail}" for name, check in checks.items() if not check.ok]
     if not missing:
         return Readiness(status="ready", detail="everything is there", checks=checks)
@@ -141,14 +144,24 @@ def _worker(opened: Resources) -> Check:
     return Check(ok=True, detail=f"{len(alive)} seen lately")
 
 
-def _models(opened: Resources) -> Check:
-    """Loads the production model where it is not loaded yet, so that no request has to wait for it."""
+async def _models(opened: Resources) -> Check:
+    """Loads a production model that this process never had, so that no request has to wait for it.
+
+    One that it had is not touched: where more are in production than fit into memory, they would push each other out.
+    """
     try:
-        with opened.database.session() as session:
-            versions = models.find_alias(session, DEFAULT_ALIAS)
-        loaded = [opened.engine.get(found).reference for found in versions]
+        versions = await run_in_threadpool(_in_production, opened.database)
+        for version in versions:
+            if not opened.engine.has_loaded(version):
+                await opened.engine.wait_for(version)
     except SQLAlchemyError:
         return Check(ok=False, detail="unknown without the database")
     except DomainError as error:
         return Check(ok=False, detail=error.detail)
-    return Check(ok=True, detail=f"loaded: {', '.join(loaded)}" if loaded else "no model is in production")
+    loaded = ", ".join(version.reference for version in versions)
+    return Check(ok=True, detail=f"loaded: {loaded}" if loaded else "no model is in production")
+
+
+def _in_production(database: Database) -> list[ModelVersion]:
+    with database.session() as session:
+        return models.find_alias(session, DEFAULT_ALIAS)

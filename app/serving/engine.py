@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,10 +26,15 @@ from models.specs import ModelCard
 
 MODELS_IN_MEMORY = 4
 """Versions kept loaded; enough for production, the version that replaces it, and two being tried."""
+LOAD_THREADS = 2
+"""Versions loaded at one time; further ones wait for their turn."""
 DECODE_THREADS = 4
 """Pictures decoded at one time; with the limit on pixels this bounds the memory that decoding takes."""
+WRITE_THREADS = 2
+"""Answers written at one time; one of many images and classes takes seconds."""
 
 Output = Literal["logits", "features"]
+_Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,14 @@ class Engine:
         self._work_dir = settings.work_dir
         self._device = torch.device(_device_name(settings.device))
         self._lock = threading.Lock()
-        self._served: OrderedDict[tuple[str, str], Future[Served]] = OrderedDict()
+        self._served: OrderedDict[_Key, Served] = OrderedDict()
+        self._loading: dict[_Key, Future[Served]] = {}
+        self._proven: set[_Key] = set()
+        self._loaders = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load")
         self.limits = ImageLimits(max_bytes=settings.image_max_bytes, max_pixels=settings.image_max_pixels)
         self.decoders = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
+        self.writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
+        self.request_max_places = max(settings.queue_max_images, settings.image_max_count)
         self.batcher = Batcher(
             max_images=settings.batch_max_images,
             queue_max_images=settings.queue_max_images,
@@ -84,36 +95,61 @@ class Engine:
 
         Raises UnavailableError when its weights are missing or damaged.
         """
-        key = (version.reference, version.sha256)
+        return self._load(version).result()
+
+    async def wait_for(self, version: ModelVersion) -> Served:
+        """:meth:`get` for the event loop: who waits holds no thread."""
+        loading = self._load(version)
+        if loading.done():
+            return loading.result()
+        return await asyncio.shield(asyncio.wrap_future(loading))  # others may wait for the same
+
+    def has_loaded(self, version: ModelVersion) -> bool:
+        """Whether the version was loaded by this process before, be it in memory still or not."""
         with self._lock:
-            future = self._served.get(key)
-            first = future is None
-            if future is None:
-                future = self._served[key] = Future()
-            self._served.move_to_end(key)
-            while len(self._served) > MODELS_IN_MEMORY:
-                self._served.popitem(last=False)
-        if first:
-            try:
-                future.set_result(self._load(version))
-            except BaseException as error:
-                # The next request tries again; those that wait now learn why.
-                with self._lock:
-                    self._served.pop(key, None)
-                future.set_exception(error)
-        return future.result()
+            return _key(version) in self._proven
 
     @property
     def loaded(self) -> list[str]:
         """References of the versions in memory."""
         with self._lock:
-            return [reference for (reference, _), future in self._served.items() if future.done()]
+            return [reference for reference, _ in self._served]
 
     def close(self) -> None:
+        self._loaders.shutdown(cancel_futures=True)
         self.batcher.close()
         self.decoders.shutdown()
+        self.writers.shutdown()
 
-    def _load(self, version: ModelVersion) -> Served:
+    def _load(self, version: ModelVersion) -> Future[Served]:
+        key = _key(version)
+        with self._lock:
+            if key in self._served:
+                self._served.move_to_end(key)
+                found: Future[Served] = Future()
+                found.set_result(self._served[key])
+                return found
+            if key not in self._loading:
+                self._loading[key] = self._loaders.submit(self._keep, version)
+            return self._loading[key]
+
+    def _keep(self, version: ModelVersion) -> Served:
+        key = _key(version)
+        try:
+            served = self._read(version)
+        except BaseException:
+            with self._lock:
+                del self._loading[key]  # the next request tries again; those that wait now learn why
+            raise
+        with self._lock:
+            del self._loading[key]
+            self._proven.add(key)
+            self._served[key] = served
+            while len(self._served) > MODELS_IN_MEMORY:
+                self._served.popitem(last=False)
+        return served
+
+    def _read(self, version: ModelVersion) -> Served:
         card = ModelCard.model_validate(version.card)
         if not supported_channels(card.image_shape[0]):
             raise ConflictError(
@@ -129,6 +165,10 @@ class Engine:
         served = Served(version.reference, card, model)
         served.rows("features")(torch.zeros((1, *card.image_shape), dtype=torch.uint8))
         return served
+
+
+def _key(version: ModelVersion) -> _Key:
+    return version.reference, version.sha256
 
 
 def _device_name(wanted: str) -> str:

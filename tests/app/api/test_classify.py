@@ -69,7 +69,7 @@ def test_json_and_multipart_say_the_same(client: TestClient, register: Register)
 def test_a_requests_images_share_one_forward_pass(client: TestClient, register: Register) -> None:
     register("tiny", make_model())
     client.post("/classify?model=tiny", files=files(("warm.png", png(random_pixels(1)[0]))))
-    served = next(iter(resources_of(client).engine._served.values())).result()
+    served = next(iter(resources_of(client).engine._served.values()))
     sizes: list[int] = []
     served.model.register_forward_hook(lambda module, given, answer: sizes.append(len(answer)))
     sent = files(*((str(index), png(picture)) for index, picture in enumerate(random_pixels(20))))

@@ -15,7 +15,9 @@ from app.main import create_app
 from app.queue import QUEUES, broker_folder
 from app.records.session import Database
 from app.services import models, workers
+from app.serving.engine import MODELS_IN_MEMORY
 from app.settings import Settings
+from app.storage import Storage
 from tests.app.api.conftest import HERE, Issue, Register, assert_problem, make_model, png, random_pixels, resources_of
 from tests.app.api.test_dataset_routes import folder_zip, upload
 from tests.app.api.test_submit import PRETRAIN
@@ -35,6 +37,24 @@ def test_ready_names_what_is_missing(client: TestClient, database: Database, reg
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert ready.json()["checks"]["models"]["detail"] == "loaded: tiny@1"
+
+
+def test_more_in_production_than_fit_into_memory_are_loaded_once(
+    client: TestClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = resources_of(client)
+    names = [f"tiny-{number}" for number in range(MODELS_IN_MEMORY + 1)]
+    for number, name in enumerate(names):
+        register(name, make_model(seed=number))
+        with opened.database.writing() as session:
+            models.set_alias(session, name, alias="production", version=1)
+    loaded = ", ".join(f"{name}@1" for name in names)
+    assert client.get("/readyz").json()["checks"]["models"] == {"ok": True, "detail": f"loaded: {loaded}"}
+    in_memory = opened.engine.loaded
+    assert in_memory == [f"{name}@1" for name in names[1:]]
+    monkeypatch.setattr(Storage, "fetch", None)  # nothing is read again
+    assert client.get("/readyz").json()["checks"]["models"] == {"ok": True, "detail": f"loaded: {loaded}"}
+    assert opened.engine.loaded == in_memory
 
 
 @pytest.mark.parametrize(

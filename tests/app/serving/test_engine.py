@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 
 from app.errors import ConflictError, UnavailableError
 from app.records import ModelVersion
-from app.serving.engine import MODELS_IN_MEMORY, Engine
+from app.serving.engine import LOAD_THREADS, MODELS_IN_MEMORY, Engine, Served
 from app.settings import Settings
 from app.storage import Storage
 from models.checkpoints import save_model
@@ -24,9 +27,12 @@ class CountingStorage(Storage):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.fetched: list[str] = []
+        self.one_too_many = threading.Barrier(1)
 
     def fetch(self, sha256: str, into: Path) -> Path:
         self.fetched.append(sha256)
+        with suppress(threading.BrokenBarrierError):
+            self.one_too_many.wait()
         return super().fetch(sha256, into)
 
 
@@ -68,6 +74,32 @@ def test_the_least_recently_used_version_is_dropped(engine: Engine, storage: Cou
     assert set(engine.loaded) == {version.reference for version in versions} - {"tiny@2"}
     images = torch.zeros((1, 1, 8, 8), dtype=torch.uint8)
     assert dropped.rows("logits")(images).shape == (1, 10)  # whoever holds it can still finish
+
+
+def test_few_versions_load_at_one_time(engine: Engine, storage: CountingStorage, tmp_path: Path) -> None:
+    versions = [stored(storage, tmp_path, number=number) for number in range(1, LOAD_THREADS + 3)]
+    storage.one_too_many = threading.Barrier(LOAD_THREADS + 1, timeout=1)
+    with ThreadPoolExecutor(len(versions)) as pool:
+        served = list(pool.map(engine.get, versions))
+    assert [found.reference for found in served] == [version.reference for version in versions]
+    assert storage.one_too_many.broken, "more of them met there than may load at one time"
+
+
+def test_who_waits_for_a_load_holds_no_thread_and_may_go(
+    engine: Engine, storage: CountingStorage, tmp_path: Path
+) -> None:
+    version = stored(storage, tmp_path, number=1)
+    storage.one_too_many = threading.Barrier(2)
+
+    async def ask() -> Served:
+        first, *others = [asyncio.create_task(engine.wait_for(version)) for _ in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        storage.one_too_many.wait(30)
+        return (await asyncio.gather(*others))[0]
+
+    assert asyncio.run(ask()) is engine.get(version)
+    assert storage.fetched == [version.sha256]
 
 
 def test_a_load_that_failed_is_tried_again(engine: Engine, storage: CountingStorage, tmp_path: Path) -> None:

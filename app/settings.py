@@ -79,8 +79,10 @@ class Settings(BaseSettings):
     image_max_bytes: int = Field(20 * MIB, ge=1, description="largest single image sent to /classify")
     image_max_pixels: int = Field(50_000_000, ge=1, description="largest width × height of an image")
     image_max_count: int = Field(256, ge=1, le=10_000, description="most images in one request")
-    queue_max_images: int = Field(1024, ge=1, description="images that may wait for inference")
-    batch_max_images: int = Field(64, ge=1, description="most images in one forward pass")
+    queue_max_images: int = Field(
+        1024, ge=1, description="images that may wait for inference; above 3 × 224 × 224 values one counts as several"
+    )
+    batch_max_images: int = Field(64, ge=1, description="most images in one forward pass, counted in the same way")
     batch_wait_ms: float = Field(4.0, ge=0, le=10_000, description="longest wait for a batch to fill")
 
     @classmethod

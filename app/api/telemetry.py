@@ -58,7 +58,9 @@ class _Serving(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
-            "clead_inference_images", "Images admitted and not yet answered.", value=self._engine.batcher.admitted
+            "clead_inference_images",
+            "Images admitted and not yet answered; one of more than 3 x 224 x 224 values counts as several.",
+            value=self._engine.batcher.admitted,
         )
         yield GaugeMetricFamily("clead_models_loaded", "Model versions in memory.", value=len(self._engine.loaded))
 

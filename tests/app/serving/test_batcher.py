@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from app.errors import OverloadedError
-from app.serving.batcher import Batcher
+from app.serving.batcher import Batcher, places_of
 
 PATIENT = 60.0
 """Longer than any test: a batch is flushed because it is full, not because time passed."""
@@ -90,6 +91,22 @@ def test_room_is_counted_in_images_and_given_back(opened: list[Batcher]) -> None
     assert batcher.admitted == 0
 
 
+def test_large_images_take_several_places(opened: list[Batcher]) -> None:
+    batcher, forward = make(opened, max_images=8), Recorder()
+    large = torch.zeros((5, 3, 448, 448), dtype=torch.uint8)
+    assert (places_of((3, 224, 224)), places_of((3, 448, 448)), places_of((1, 8, 8))) == (1, 4, 1)
+    assert batcher.submit("a", large, forward=forward).result(30).shape[0] == 5
+    first, second = (batcher.submit("b", large[:1], forward=forward) for _ in range(2))
+    assert first.result(30).shape == second.result(30).shape
+    assert forward.sizes == [2, 2, 1, 2]
+
+
+def test_an_image_larger_than_a_pass_is_passed_alone(opened: list[Batcher]) -> None:
+    batcher, forward = make(opened, max_images=1), Recorder()
+    batcher.submit("a", torch.zeros((3, 3, 448, 448), dtype=torch.uint8), forward=forward).result(30)
+    assert forward.sizes == [1, 1, 1]
+
+
 def test_a_failing_forward_reaches_its_callers_and_spares_later_ones(opened: list[Batcher]) -> None:
     batcher = make(opened, max_images=1)
 
@@ -112,6 +129,18 @@ def test_a_cancelled_request_is_not_computed(opened: list[Batcher]) -> None:
     assert running.result(30).item() == 2
     assert batcher.submit("a", images(3), forward=forward).result(30).item() == 6
     assert forward.sizes == [1, 1]
+
+
+def test_a_cancelled_request_leaves_the_queue_at_once(opened: list[Batcher]) -> None:
+    batcher, forward = make(opened, max_images=2), Recorder()
+    sent = images(1)
+    kept = weakref.ref(sent)
+    waiting = batcher.submit("a", sent, forward=forward)
+    del sent
+    assert waiting.cancel()
+    assert kept() is None, "its pixels are still there"
+    answers = [batcher.submit("a", images(value), forward=forward) for value in (2, 3)]
+    assert [answer.result(30).item() for answer in answers] == [4, 6]
 
 
 def test_closing_answers_what_waits_and_takes_no_more(opened: list[Batcher]) -> None:

@@ -18,7 +18,7 @@ from app import logs, problems
 from app.api import access, catalog, datasets, documentation, events, inference, jobs, operations, pictures, registry
 from app.api.dependencies import Resources
 from app.api.request_log import RequestLog
-from app.api.requests import BodyLimit, body_limits, refuse_unknown_query
+from app.api.requests import BodyLimit, body_limits, images_limit, refuse_unknown_query
 from app.api.responses import Guarded
 from app.api.telemetry import Telemetry
 from app.folders import sweep
@@ -105,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.telemetry = telemetry
     problems.install(app)
     documentation.install(app)
-    app.add_middleware(BodyLimit, limit_of=body_limits(settings))
+    app.add_middleware(BodyLimit, limit_of=body_limits(settings), images_max_bytes=2 * images_limit(settings))
     app.add_middleware(Guarded)
     responses = access.RESPONSES | problem_responses(422)
     for module, scope in ROUTERS.items():

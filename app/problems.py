@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, get_args
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.errors import (
     ConflictError,
@@ -46,6 +47,8 @@ _STATUS: dict[type[DomainError], int] = {
 MOST_ERRORS = 100
 MOST_TEXT = 2_000
 """Of what a client sent, an answer repeats no more than this: wrong fields, and characters of a text."""
+CLIENT_CLOSED_REQUEST = 499
+"""As nginx has it; no client ever sees it."""
 _RETRY_SECONDS = 5
 """When to try again where nothing better is known."""
 
@@ -84,6 +87,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _database_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_waits)
     app.add_exception_handler(OSError, _system_error)
     app.add_exception_handler(Exception, _unexpected_error)
 
@@ -190,6 +194,11 @@ async def _system_error(request: Request, error: Exception) -> JSONResponse:
         return await _unexpected_error(request, error)
     log.error("%s %s failed: %s", request.method, request.url.path, error)
     return _respond(request, 507, "the service's disk is full; nothing was kept; try again when there is room")
+
+
+async def _nobody_waits(request: Request, error: Exception) -> Response:
+    """The client went away, which is no fault of the service; the status is for the log and the metrics alone."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from app.api.dependencies import Opened, Resources
-from app.api.requests import StrictRoute, is_json
+from app.api.requests import StrictRoute, is_json, unless_gone
 from app.errors import ConflictError, FieldError, InvalidSpecError, NotFoundError, TooLargeError
 from app.records import ModelVersion
 from app.records.session import Database
@@ -72,7 +72,7 @@ _RESPONSES = problem_responses(400, 404, 409, 413, 415, 422, 429, 503)
 @router.post(
     "/classify", response_model=Classification, summary="Classify images", openapi_extra=_BODY, responses=_RESPONSES
 )
-async def classify(opened: Opened, request: Request, *, model: Model = None, top_k: TopK = 5) -> Classification:
+async def classify(opened: Opened, request: Request, *, model: Model = None, top_k: TopK = 5) -> Response:
     """One bad image does not spoil the rest: its entry carries `error`. All bad: 422.
 
     The first frame counts, EXIF orientation is applied, transparency dropped. A picture of the model's own size passes
@@ -80,20 +80,21 @@ async def classify(opened: Opened, request: Request, *, model: Model = None, top
     """
     served = await _served(opened, model)
     async with _pictures(request, opened.settings) as pictures:
-        predictions = await inference.classify(opened.engine, served, pictures=pictures, top_k=top_k)
-    return Classification(model=served.reference, predictions=predictions)
+        answer = inference.classify(opened.engine, served, pictures=pictures, top_k=top_k)
+        return Response(await unless_gone(request, answer), media_type="application/json")
 
 
 @router.post("/embed", response_model=Embeddings, summary="Embed images", openapi_extra=_BODY, responses=_RESPONSES)
-async def embed(opened: Opened, request: Request, *, model: Model = None) -> Embeddings:
+async def embed(opened: Opened, request: Request, *, model: Model = None) -> Response:
     """The backbone's feature vectors; takes images as `POST /classify` does, and encoders as well as classifiers."""
     served = await _served(opened, model)
     async with _pictures(request, opened.settings) as pictures:
-        embeddings = await inference.embed(opened.engine, served, pictures=pictures)
-    return Embeddings(model=served.reference, embeddings=embeddings)
+        answer = inference.embed(opened.engine, served, pictures=pictures)
+        return Response(await unless_gone(request, answer), media_type="application/json")
 
 
 async def _served(opened: Resources, reference: str | None) -> Served:
+    inference.require_room(opened.engine)
     version = await run_in_threadpool(_resolve, opened.database, reference)
     return await opened.engine.wait_for(version)
 

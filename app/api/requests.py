@@ -1,11 +1,12 @@
-"""What a request's body may be before anything looks into it: its size, its content type, and strict JSON."""
+"""A request's body before anything looks into it (its size, its content type, strict JSON), and its client after."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -15,13 +16,16 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import access
-from app.errors import FieldError, InvalidSpecError
+from app.errors import FieldError, InvalidSpecError, OverloadedError
 from app.problems import problem
 from app.schemas.problems import MEDIA_TYPE
 from app.settings import Settings
+
+T = TypeVar("T")
 
 MOST_KEYS = 200
 """Of one object: four times what any may have. Each unknown one is looked at and reported."""
@@ -170,16 +174,40 @@ def _has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-class BodyLimit:
-    """Refuses (413) a body larger than its path's limit: by its declared length, and counted while it arrives.
+async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """``answer``, which is cancelled when the client goes away before. Only for a request whose body has been read.
 
-    And (400) one whose end is told in two ways, by a length and by chunks: a proxy may believe the other, and take the
-    rest for a request of its own (RFC 9112, 6.1).
+    Raises ClientDisconnect.
+    """
+    answering = asyncio.create_task(answer)
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        leaving.cancel()
+        answering.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class BodyLimit:
+    """Refuses a body larger than its path's limit (413), and images while others' take the memory for them (429).
+
+    By its declared length, and counted while it arrives. And (400) one whose end is told in two ways, by a length and
+    by chunks: a proxy may believe the other, and take the rest for a request of its own (RFC 9112, 6.1).
     """
 
-    def __init__(self, app: ASGIApp, *, limit_of: Callable[[str], int]) -> None:
+    def __init__(self, app: ASGIApp, *, limit_of: Callable[[str], int], images_max_bytes: int) -> None:
         self._app = app
         self._limit_of = limit_of
+        self._images_max_bytes = images_max_bytes
+        self._images_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -193,21 +221,49 @@ class BodyLimit:
             await answer(scope, receive, send)
             return
         declared = headers.get(b"content-length", b"0")
-        received = int(declared) if declared.isdigit() else 0
-        counted = 0
+        size = int(declared) if declared.isdigit() else 0
+        counted = held = 0
+
+        def check() -> None:
+            # Raised where the route reads, so that the answer is a problem like any other.
+            nonlocal held
+            if size > limit:
+                raise HTTPException(413, f"the body is larger than {limit} bytes, the most accepted here")
+            if scope["path"] in IMAGE_PATHS and size > held:
+                self._hold(size - held)
+                held = size
 
         async def bounded() -> Message:
-            nonlocal counted
+            nonlocal counted, size
+            check()
             message = await receive()
             counted += len(message.get("body", b""))
-            # Raised where the route reads, so that the answer is a problem like any other.
-            if max(received, counted) > limit:
-                raise HTTPException(413, f"the body is larger than {limit} bytes, the most accepted here")
+            size = max(size, counted)
+            check()
             return message
 
-        await self._app(scope, bounded, send)
+        def give_back() -> None:
+            nonlocal held
+            self._images_bytes -= held
+            held = 0
+
+        async def answered(message: Message) -> None:
+            give_back()
+            await send(message)
+
+        try:
+            await self._app(scope, bounded, answered)
+        finally:
+            give_back()
+
+    def _hold(self, count: int) -> None:
+        if self._images_bytes + count > self._images_max_bytes:
+            raise OverloadedError(f"the images of other requests fill the {self._images_max_bytes} bytes for them")
+        self._images_bytes += count
 
 
+IMAGE_PATHS = frozenset({"/classify", "/embed"})
+"""Their bodies are held in memory until they are answered."""
 JSON_MAX_BYTES = 4 * 1024 * 1024
 """A spec has a few kilobytes."""
 IMAGES_MAX_BYTES = 128 * 1024 * 1024
@@ -216,12 +272,17 @@ FORM_BYTES = 1024 * 1024
 """What a form adds to the file that it carries."""
 
 
+def images_limit(settings: Settings) -> int:
+    """The most bytes of one body of images."""
+    return max(IMAGES_MAX_BYTES, settings.image_max_bytes * 2)  # base64 takes a third more than the file
+
+
 def body_limits(settings: Settings) -> Callable[[str], int]:
     """Path → the most bytes that a body may have there."""
-    images = max(IMAGES_MAX_BYTES, settings.image_max_bytes * 2)  # base64 takes a third more than the file
+    images = images_limit(settings)
 
     def limit_of(path: str) -> int:
-        if path in {"/classify", "/embed"}:
+        if path in IMAGE_PATHS:
             return images
         if path == "/datasets" or (path.startswith("/models/") and path.endswith("/versions")):
             return settings.upload_max_bytes + FORM_BYTES

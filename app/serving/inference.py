@@ -10,13 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from torch import Tensor
 
-from app.errors import FieldError, InvalidSpecError, OverloadedError
-from app.schemas.inference import ClassScore, Embedding, Prediction
+from app.errors import FieldError, InvalidSpecError, OverloadedError, TooLargeError
+from app.schemas.inference import Classification, ClassScore, Embedding, Embeddings, Prediction
 from app.schemas.problems import Problem
+from app.serving.batcher import places_of
 from app.serving.decode import BadImageError, decode_image
 from app.serving.engine import Engine, Output, Served
+from models.specs import ModelCard
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,33 @@ class Answered:
     errors: dict[int, str]
 
 
-async def classify(engine: Engine, served: Served, *, pictures: Sequence[Picture], top_k: int) -> list[Prediction]:
-    """One prediction a picture, in order. Raises InvalidSpecError when all are bad, OverloadedError."""
-    answered = await _answer(engine, served, pictures=pictures, output="logits")
+async def classify(engine: Engine, served: Served, *, pictures: Sequence[Picture], top_k: int) -> bytes:
+    """The JSON of a :class:`Classification`: one prediction a picture, in order.
+
+    Raises TooLargeError, InvalidSpecError when all are bad, OverloadedError.
+    """
+
+    def write(answered: Answered) -> Classification:
+        return Classification(
+            model=served.reference, predictions=_predictions(answered, served.card, pictures=pictures, top_k=top_k)
+        )
+
+    return await _answer(engine, served, pictures=pictures, output="logits", write=write)
+
+
+async def embed(engine: Engine, served: Served, *, pictures: Sequence[Picture]) -> bytes:
+    """The JSON of :class:`Embeddings`: one feature vector a picture, in order; raises as :func:`classify`."""
+
+    def write(answered: Answered) -> Embeddings:
+        return Embeddings(model=served.reference, embeddings=_embeddings(answered, pictures=pictures))
+
+    return await _answer(engine, served, pictures=pictures, output="features", write=write)
+
+
+def _predictions(answered: Answered, card: ModelCard, *, pictures: Sequence[Picture], top_k: int) -> list[Prediction]:
     probabilities = answered.rows.softmax(dim=1)
     best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
-    classes = served.card.classes or ()
+    classes = card.classes or ()
     predictions = []
     for index, picture in enumerate(pictures):
         if index in answered.errors:
@@ -67,9 +91,7 @@ async def classify(engine: Engine, served: Served, *, pictures: Sequence[Picture
     return predictions
 
 
-async def embed(engine: Engine, served: Served, *, pictures: Sequence[Picture]) -> list[Embedding]:
-    """One feature vector a picture, in order. Raises InvalidSpecError when all are bad, OverloadedError."""
-    answered = await _answer(engine, served, pictures=pictures, output="features")
+def _embeddings(answered: Answered, *, pictures: Sequence[Picture]) -> list[Embedding]:
     embeddings = []
     for index, picture in enumerate(pictures):
         if index in answered.errors:
@@ -81,9 +103,18 @@ async def embed(engine: Engine, served: Served, *, pictures: Sequence[Picture]) 
     return embeddings
 
 
-async def _answer(engine: Engine, served: Served, *, pictures: Sequence[Picture], output: Output) -> Answered:
+async def _answer(
+    engine: Engine,
+    served: Served,
+    *,
+    pictures: Sequence[Picture],
+    output: Output,
+    write: Callable[[Answered], BaseModel],
+) -> bytes:
+    """The JSON of what ``write`` makes of the answered pictures, in a thread: of many classes it takes seconds."""
     forward = served.rows(output)  # refuses what this model cannot answer before anything is decoded
-    with _admitted(engine, len(pictures)):
+    places = _places(engine, served, count=len(pictures))
+    with _admitted(engine, places, images=len(pictures)):
         decoded = await asyncio.gather(*(_decode(engine, served, picture=picture) for picture in pictures))
         good = [index for index, image in enumerate(decoded) if not isinstance(image, str)]
         errors = {index: image for index, image in enumerate(decoded) if isinstance(image, str)}
@@ -93,13 +124,32 @@ async def _answer(engine: Engine, served: Served, *, pictures: Sequence[Picture]
         waiting = engine.batcher.submit((served.reference, output), images, forward=forward)
         rows = await asyncio.wrap_future(waiting)
         engine.metrics.answered.labels(output).inc(len(good))
-    for index, finite in zip(good, rows.isfinite().all(dim=1).tolist(), strict=True):
-        if not finite:
-            errors[index] = f"{served.reference} computes NaN or infinity from this image"
-    positions = {index: row for row, index in enumerate(good) if index not in errors}
-    if not positions:
-        raise _all_bad(errors)
-    return Answered(rows, positions, errors)
+        for index, finite in zip(good, rows.isfinite().all(dim=1).tolist(), strict=True):
+            if not finite:
+                errors[index] = f"{served.reference} computes NaN or infinity from this image"
+        positions = {index: row for row, index in enumerate(good) if index not in errors}
+        if not positions:
+            raise _all_bad(errors)
+        answered = Answered(rows, positions, errors)
+        return await asyncio.get_running_loop().run_in_executor(
+            engine.writers, lambda: write(answered).model_dump_json().encode()
+        )
+
+
+def _places(engine: Engine, served: Served, *, count: int) -> int:
+    """Places that ``count`` images of the model's size take; TooLargeError for more than any request may.
+
+    One image alone is always taken.
+    """
+    each = places_of(served.card.image_shape)
+    most = max(1, engine.request_max_places // each)
+    if count > most:
+        size = " × ".join(map(str, served.card.image_shape))
+        raise TooLargeError(
+            f"{count} images; {served.reference} makes {size} values of each, and of that size "
+            f"at most {most} are accepted in one request"
+        )
+    return count * each
 
 
 async def _decode(engine: Engine, served: Served, *, picture: Picture) -> NDArray[np.uint8] | str:
@@ -115,16 +165,28 @@ async def _decode(engine: Engine, served: Served, *, picture: Picture) -> NDArra
         return str(error)
 
 
+def require_room(engine: Engine) -> None:
+    """Raise OverloadedError when the queue takes no further image: before any is received."""
+    with _counted(engine, images=1):
+        engine.batcher.require_room()
+
+
 @contextmanager
-def _admitted(engine: Engine, count: int) -> Iterator[None]:
-    """Room for ``count`` images; those that find none are counted, too."""
+def _admitted(engine: Engine, places: int, *, images: int) -> Iterator[None]:
     with ExitStack() as room:
-        try:
-            room.enter_context(engine.batcher.admit(count))
-        except OverloadedError:
-            engine.metrics.rejected.labels("overloaded").inc(count)
-            raise
+        with _counted(engine, images=images):
+            room.enter_context(engine.batcher.admit(places))
         yield
+
+
+@contextmanager
+def _counted(engine: Engine, *, images: int) -> Iterator[None]:
+    """Count the images that an OverloadedError inside refuses."""
+    try:
+        yield
+    except OverloadedError:
+        engine.metrics.rejected.labels("overloaded").inc(images)
+        raise
 
 
 def _all_bad(errors: dict[int, str]) -> InvalidSpecError:

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from pydantic import BaseModel, TypeAdapter
 from torch import Tensor
 
 from app.api import inference, requests
 from app.main import create_app
+from app.schemas.inference import Classification, Embeddings
+from app.serving import inference as answers
 from app.settings import Settings
 from models.networks import ImageModel
 from tests.app.api.conftest import (
@@ -139,10 +142,10 @@ def test_a_media_type_is_the_same_in_capitals(client: TestClient, register: Regi
     assert client.send(request).status_code == 200
 
 
-def test_a_large_body_holds_no_other_request_up(
+def test_a_large_body_or_answer_holds_no_other_request_up(
     client: TestClient, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever looks through it does so outside the event loop."""
+    """Whatever looks through it, or writes it, does so outside the event loop."""
     outside: dict[str, bool] = {}
 
     def watched(module: Any, name: str) -> None:
@@ -160,9 +163,16 @@ def test_a_large_body_holds_no_other_request_up(
     watched(requests, "parse_json")
     watched(inference, "_encoded")
     watched(inference.base64, "b64decode")
+    watched(answers, "ClassScore")
+    watched(answers, "Embedding")
+    watched(BaseModel, "model_dump_json")
     body = {"images": [{"base64": base64.b64encode(png(random_pixels(1)[0])).decode()}]}
-    assert client.post("/classify?model=tiny", json=body).status_code == 200
-    assert outside == {"parse_json": True, "_encoded": True, "b64decode": True}
+    for path, model in (("/classify", Classification), ("/embed", Embeddings)):
+        answer = client.post(f"{path}?model=tiny", json=body)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.content == TypeAdapter(model).dump_json(model.model_validate_json(answer.content))
+    assert outside.keys() == {"parse_json", "_encoded", "b64decode", "ClassScore", "Embedding", "model_dump_json"}
 
 
 def test_models_that_cannot_answer_say_why(client: TestClient, register: Register) -> None:
@@ -237,7 +247,7 @@ def test_over_capacity_is_said_at_once(narrow: TestClient, register: Register) -
     sent = files(*((name, png(random_pixels(1)[0])) for name in "abc"))
     with resources_of(narrow).engine.batcher.admit(2):
         refused = narrow.post("/classify?model=tiny", files=sent)
-        assert_problem(refused, 429, says="fit the queue")
+        assert_problem(refused, 429, says="the queue has 4 places, and 2 are taken")
         assert int(refused.headers["retry-after"]) >= 1
     assert narrow.post("/classify?model=tiny", files=sent).status_code == 200
 
@@ -251,3 +261,19 @@ def test_images_are_limited_in_number_and_bytes(narrow: TestClient, register: Re
     mixed = narrow.post("/classify?model=tiny", files=files(("a", small), ("b", heavy))).json()["predictions"]
     assert mixed[0]["error"] is None
     assert "at most 2000" in mixed[1]["error"]["detail"]
+
+
+def test_large_images_are_fewer_in_one_request(narrow: TestClient, register: Register) -> None:
+    register("wide", make_model(shape=(3, 224, 448)))
+    small = png(random_pixels(1)[0])
+    assert narrow.post("/classify?model=wide", files=files(*[("a", small)] * 2)).status_code == 200
+    refused = narrow.post("/classify?model=wide", files=files(*[("a", small)] * 3))
+    assert_problem(refused, 413, says="makes 3 × 224 × 448 values of each, and of that size at most 2 are accepted")
+
+
+def test_one_image_is_always_taken(settings: Settings, register: Register) -> None:
+    register("huge", make_model(shape=(1, 512, 512)))
+    limits = {"queue_max_images": 1, "image_max_count": 1, "batch_max_images": 1}
+    with TestClient(create_app(settings.model_copy(update=limits)), HERE, raise_server_exceptions=False) as client:
+        answer = client.post("/classify?model=huge", files=files(("a", png(random_pixels(1)[0]))))
+    assert answer.status_code == 200

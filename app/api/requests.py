@@ -199,8 +199,9 @@ async def _left(request: Request) -> None:
 class BodyLimit:
     """Refuses a body larger than its path's limit (413), and images while others' take the memory for them (429).
 
-    By its declared length, and counted while it arrives. And (400) one whose end is told in two ways, by a length and
-    by chunks: a proxy may believe the other, and take the rest for a request of its own (RFC 9112, 6.1).
+    The first by its declared length, and counted while it arrives; the other by what has arrived: a length that is
+    announced and does not come takes no memory and keeps nobody out. And (400) one whose end is told in two ways, by a
+    length and by chunks: a proxy may believe the other, and take the rest for a request of its own (RFC 9112, 6.1).
     """
 
     def __init__(self, app: ASGIApp, *, limit_of: Callable[[str], int], images_max_bytes: int) -> None:
@@ -224,22 +225,17 @@ class BodyLimit:
         size = int(declared) if declared.isdigit() else 0
         counted = held = 0
 
-        def check() -> None:
-            # Raised where the route reads, so that the answer is a problem like any other.
-            nonlocal held
-            if size > limit:
-                raise HTTPException(413, f"the body is larger than {limit} bytes, the most accepted here")
-            if scope["path"] in IMAGE_PATHS and size > held:
-                self._hold(size - held)
-                held = size
-
         async def bounded() -> Message:
-            nonlocal counted, size
-            check()
+            nonlocal counted, held
             message = await receive()
-            counted += len(message.get("body", b""))
-            size = max(size, counted)
-            check()
+            arrived = len(message.get("body", b""))
+            counted += arrived
+            # Raised where the route reads, so that the answer is a problem like any other.
+            if max(size, counted) > limit:
+                raise HTTPException(413, f"the body is larger than {limit} bytes, the most accepted here")
+            if scope["path"] in IMAGE_PATHS:
+                self._hold(arrived)
+                held += arrived
             return message
 
         def give_back() -> None:

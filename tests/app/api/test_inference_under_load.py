@@ -79,21 +79,26 @@ def test_a_client_that_went_away_is_not_computed_and_frees_its_places(
         assert 'route="/classify",status="499"' in client.get("/metrics").text
 
 
-def test_bodies_that_do_not_come_leave_room_for_few_others(settings: Settings, register: Register) -> None:
+def test_bodies_that_fill_the_memory_for_them_leave_room_for_small_ones(settings: Settings, register: Register) -> None:
     register("tiny", make_model())
+    large = form(*[bytes(20 * MIB)] * 6)
     with running_api(settings) as client, ExitStack() as stalled:
-        assert classify(client).status_code == 200
         for _ in range(2):
-            stalled.enter_context(posting(client, size=IMAGES_MAX_BYTES - 50))
-        wait_for(lambda: classify(client).status_code == 429, what="a refusal")
-        refused = classify(client)
+            stalled.enter_context(posting(client, size=IMAGES_MAX_BYTES))  # and nothing comes: that takes no room
+        for _ in range(2):
+            stalled.enter_context(posting(client, size=IMAGES_MAX_BYTES, body=large))
+
+        def beyond() -> httpx.Response:
+            headers = {"Content-Type": "multipart/form-data; boundary=b"}
+            return client.post("/embed?model=tiny", content=iter([form(bytes(19 * MIB))]), headers=headers)
+
+        wait_for(lambda: beyond().status_code == 429, what="a refusal")
+        refused = beyond()
         assert_problem(refused, 429, says="the images of other requests")
         assert int(refused.headers["retry-after"]) >= 1
-        headers = {"Content-Type": "multipart/form-data; boundary=b"}
-        chunked = client.post("/embed?model=tiny", content=iter([form(PICTURE)]), headers=headers)
-        assert_problem(chunked, 429, says="the images of other requests")
+        assert classify(client).status_code == 200
         stalled.close()
-        wait_for(lambda: classify(client).status_code == 200, what="room")
+        wait_for(lambda: beyond().status_code == 422, what="room")
 
 
 def test_a_storage_that_stalls_holds_only_those_up_who_need_it(

@@ -81,18 +81,20 @@ def test_a_client_that_went_away_is_not_computed_and_frees_its_places(
 
 def test_bodies_that_fill_the_memory_for_them_leave_room_for_small_ones(settings: Settings, register: Register) -> None:
     register("tiny", make_model())
-    large = form(*[bytes(20 * MIB)] * 6)
+    large = form(*[bytes(20 * MIB)] * 6, bytes(7 * MIB))
     with running_api(settings) as client, ExitStack() as stalled:
         for _ in range(2):
             stalled.enter_context(posting(client, size=IMAGES_MAX_BYTES))  # and nothing comes: that takes no room
-        for _ in range(2):
-            stalled.enter_context(posting(client, size=IMAGES_MAX_BYTES, body=large))
 
         def beyond() -> httpx.Response:
             headers = {"Content-Type": "multipart/form-data; boundary=b"}
             return client.post("/embed?model=tiny", content=iter([form(bytes(19 * MIB))]), headers=headers)
 
-        wait_for(lambda: beyond().status_code == 429, what="a refusal")
+        def full() -> bool:
+            stalled.enter_context(posting(client, size=IMAGES_MAX_BYTES, body=large))
+            return beyond().status_code == 429
+
+        wait_for(full, what="a refusal")
         refused = beyond()
         assert_problem(refused, 429, says="the images of other requests")
         assert int(refused.headers["retry-after"]) >= 1

@@ -1,11 +1,13 @@
-"""The embedded broker: kombu's ``filesystem`` transport, with messages that appear and leave the folder whole.
+"""The embedded broker: kombu's ``filesystem`` transport, with files that appear and leave the folder whole.
 
-kombu's own writes a message into its final file and moves it through the system's temporary folder, so that a reader
-can meet a half-written one, which ends a Celery worker. Here both are one rename inside the folder.
+kombu's own writes messages and the table of an exchange's queues into their final files, and moves messages through the
+system's temporary folder, so that a reader can meet a half-written one, which ends a Celery worker: for good, where a
+killed process or a full disk left it so. Here each is one rename inside the folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import time
 import uuid
 from pathlib import Path
@@ -18,6 +20,29 @@ from kombu.utils import json
 
 class Channel(filesystem.Channel):
     """Messages are files named ``<time>_<uuid>.<queue>.msg``; the oldest is taken first."""
+
+    def get_table(self, exchange: str) -> list[filesystem.exchange_queue_t]:
+        """The queues of the exchange; none where a damaged file tells of them: each is bound by whoever uses it."""
+        try:
+            found = json.loads(self._table(exchange).read_text())  # type: ignore[no-untyped-call]
+        except (FileNotFoundError, ValueError):
+            return []
+        return [filesystem.exchange_queue_t(*queue) for queue in found]
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        file = self._table(exchange)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        bound = filesystem.exchange_queue_t(routing_key or "", pattern or "", queue or "")
+        with file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            table = self.get_table(exchange)
+            if bound not in table:
+                writing = file.with_suffix(".writing")
+                writing.write_text(json.dumps([bound, *table]))  # type: ignore[no-untyped-call]
+                writing.replace(file)
+
+    def _table(self, exchange: str) -> Path:
+        return Path(self._exchange_file(exchange))  # type: ignore[no-untyped-call]
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]  # as in kombu's own
         folder = Path(self.data_folder_out)

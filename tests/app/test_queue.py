@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty
 
@@ -59,3 +60,38 @@ def test_redis_takes_messages(tmp_path: Path, redis_server: str) -> None:
     celery = create_celery(Settings(home=tmp_path, broker_url=redis_server))
     assert publish(celery, "job-1", queue="evaluate")
     assert broker_reachable(celery)
+
+
+def test_a_table_of_queues_that_was_left_half_written_is_made_anew(tmp_path: Path) -> None:
+    """By a killed process, a full disk, or kombu's own transport, which empties the file before it writes."""
+    settings = Settings(home=tmp_path)
+    celery = create_celery(settings)
+    with celery.connection_for_read() as connection:
+        channel = connection.default_channel
+        channel._queue_bind("jobs", "train", "", "train")
+        (table,) = (broker_folder(settings) / "control").glob("*.exchange")
+        for half in ("", table.read_text()[:10]):
+            table.write_text(half)
+            assert channel.get_table("jobs") == []
+            channel._queue_bind("jobs", "train", "", "train")
+            assert [entry.queue for entry in channel.get_table("jobs")] == ["train"]
+
+
+def test_processes_that_start_together_lose_no_queue_of_each_other(tmp_path: Path) -> None:
+    celery = create_celery(Settings(home=tmp_path))
+    together = threading.Barrier(8)
+    exchanges = [f"jobs-{number}" for number in range(50)]
+
+    def bind(queue: str) -> None:
+        with celery.connection_for_read() as connection:
+            for exchange in exchanges:
+                together.wait(60)
+                connection.default_channel._queue_bind(exchange, queue, "", queue)
+
+    names = [f"queue-{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(bind, name) for name in names]:
+            done.result()
+    with celery.connection_for_read() as connection:
+        for exchange in exchanges:
+            assert sorted(entry.queue for entry in connection.default_channel.get_table(exchange)) == names

@@ -68,9 +68,15 @@ def prune(
     steps = [(name, remove, age) for name, (remove, age) in aged.items() if age is not None]
     if not steps:
         raise typer.BadParameter("say what to prune; see clead prune --help")
+    from migrations import NewerSchemaError, refuse_newer  # here: no other command of this module's needs Alembic
+
     try:
+        refuse_newer(database)
         for name, remove, age in steps:
             console.print(_told(name, remove(older_than=age), dry_run=dry_run), highlight=False)
+    except NewerSchemaError as error:  # what only that version's columns name would look unused
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from None
     except (DomainError, OperationalError) as error:
         cause = error.orig if isinstance(error, OperationalError) else error
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(cause))}; run it again to go on", highlight=False)

@@ -104,9 +104,13 @@ def revoke(token_id: Annotated[str, typer.Argument(help="id of the token, from `
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[Database]:
-    from migrations import upgrade
+    from migrations import NewerSchemaError, upgrade
 
-    upgrade(settings)
+    try:
+        upgrade(settings)
+    except NewerSchemaError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from None
     database = Database(settings.database_url)
     try:
         yield database

@@ -25,7 +25,7 @@ from app.api.request_log import access_log
 from app.main import create_app
 from app.records.session import Database
 from app.services import tokens
-from app.settings import Settings
+from app.settings import Settings, secret_files
 from migrations import NewerSchemaError, upgrade
 
 log = logging.getLogger(__name__)
@@ -166,9 +166,10 @@ def _worker(settings: Settings) -> Iterator[None]:
 def _start_worker(settings: Settings) -> subprocess.Popen[bytes]:
     # Its own session: Ctrl-C in the terminal reaches this process alone, which then stops the worker in order.
     # Its stdin: should this process be killed, the worker reads the end of file and hands its job back.
+    # What a file of CLEAD_SECRETS_DIR says the worker reads there itself: no environment should show it.
     environment = os.environ | {
         f"CLEAD_{name.upper()}": str(value)
-        for name, value in settings.model_dump(mode="json", exclude={"secret_key"}).items()
+        for name, value in settings.model_dump(mode="json", exclude={"secret_key", *secret_files()}).items()
         if value is not None and not isinstance(value, list | dict)
     }
     command = [sys.executable, "-m", "worker.main", "--embedded"]

@@ -166,6 +166,13 @@ class Settings(BaseSettings):
         return self.home / "work"
 
 
+def secret_files() -> set[str]:
+    """The settings for which `CLEAD_SECRETS_DIR` has a file."""
+    folder = os.environ.get("CLEAD_SECRETS_DIR")
+    there = {path.name.lower() for path in Path(folder).iterdir()} if folder and Path(folder).is_dir() else set()
+    return {name for name in Settings.model_fields if f"clead_{name}" in there}
+
+
 def faults(error: ValidationError) -> list[str]:
     """What is wrong with which variable; never what was given, which may be a password."""
     found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -87,10 +88,20 @@ def _alone(settings: Settings) -> Iterator[Connection]:
 
 
 def _alembic(connection: Connection) -> tuple[Config, ScriptDirectory]:
+    config = _config()
+    config.attributes["connection"] = connection
+    return config, _script()
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["connection"] = connection
-    return config, ScriptDirectory.from_config(config)
+    return config
+
+
+@cache
+def _script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
 
 
 def _known_revision(connection: Connection, script: ScriptDirectory) -> str | None:

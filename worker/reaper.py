@@ -16,13 +16,14 @@ import sys
 import threading
 from collections.abc import Callable
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app import logs
 from app.queue import publish
 from app.records.session import Database
 from app.services import claims, workers
 from app.settings import Settings, settings_or_exit
+from migrations import NewerSchemaError, refuse_newer
 from worker.context import Worker
 from worker.tasks import run_job
 
@@ -107,12 +108,17 @@ class Reaper:
 def run_reaper(settings: Settings) -> None:
     """End jobs that are beyond help until SIGTERM or SIGINT, also while no worker lives. Call it from the main thread.
 
-    It sends no messages: one helps only a worker that lives, and each of those asks for itself.
+    It sends no messages: one helps only a worker that lives, and each of those asks for itself. Raises
+    NewerSchemaError.
     """
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
     database = Database(settings.database_url)
+    try:
+        refuse_newer(database)
+    except OperationalError as error:  # it may come back
+        log.warning("the database does not answer yet: %s", error.orig)
     log.info("the reaper looks every %g s", settings.reaper_seconds)
     try:
         keep_looking(lambda: end_lost_jobs(database, settings), settings=settings, end=end)
@@ -151,7 +157,11 @@ def main() -> int:
     """Settings come from the environment."""
     settings = settings_or_exit()
     logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets)
-    run_reaper(settings)
+    try:
+        run_reaper(settings)
+    except NewerSchemaError as error:
+        log.critical("not starting: %s", error)
+        return 1
     return 0
 
 

@@ -25,6 +25,7 @@ from app.records import ModelVersion
 from app.records.session import Database
 from app.schemas.operations import Check, Health, Readiness, Version
 from app.services import models, workers
+from migrations import NewerSchemaError, is_current
 
 router = APIRouter(tags=["operations"])
 
@@ -109,8 +110,13 @@ def _database(opened: Resources) -> Check:
         with opened.database.session() as session:
             session.execute(select(1))
             models.find_alias(session, DEFAULT_ALIAS)
+            current = is_current(session.connection())
     except SQLAlchemyError as error:
         return Check(ok=False, detail=f"does not answer or has no tables ({type(error).__name__}); run clead migrate")
+    except NewerSchemaError as error:
+        return Check(ok=False, detail=str(error))
+    if not current:
+        return Check(ok=False, detail="its schema is an older version's; run clead migrate")
     return Check(ok=True, detail="answers")
 
 

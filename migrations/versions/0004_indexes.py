@@ -36,12 +36,13 @@ OLD = {
 
 
 def upgrade() -> None:
-    for name in OLD:
-        op.drop_index(name, table_name="jobs")
+    # The new ones first: a dropped index keeps readers out, too, until all of this is committed.
     for name, (columns, where) in NEW.items():
         op.create_index(name, "jobs", columns, postgresql_where=where, sqlite_where=where)
-    op.drop_index("ix_job_labels_key_value", table_name="job_labels")
     op.create_index("ix_job_labels_key_value_job_id", "job_labels", ["key", "value", "job_id"])
+    for name in OLD:
+        op.drop_index(name, table_name="jobs")
+    op.drop_index("ix_job_labels_key_value", table_name="job_labels")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("CREATE STATISTICS st_job_labels_key_value (dependencies, mcv) ON key, value FROM job_labels")
 

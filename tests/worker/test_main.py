@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
 from app.folders import LOCK
 from app.records.session import Database
+from app.serve import _start_worker, _stop_worker
 from app.settings import Settings
 from migrations import upgrade
+from tests.servers import wait_for
 
 
 def test_a_worker_starts_without_torch() -> None:
@@ -51,3 +54,33 @@ def test_a_worker_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     )
     assert ended.stderr.count("removed left") == 2
     assert not [*settings.work_dir.iterdir(), *settings.arriving_dir.iterdir()]
+
+
+def test_an_embedded_worker_shows_no_secret_file_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "clead_database_url").write_text(f"sqlite:///{tmp_path}/hunter2.db")
+    monkeypatch.setenv("CLEAD_SECRETS_DIR", str(secrets))
+    settings = Settings(home=tmp_path)
+    upgrade(settings)
+    assert (tmp_path / "hunter2.db").exists()
+    worker = _start_worker(settings)
+    try:
+        wait_for(lambda: "CLEAD_HOME" in environment_of(worker.pid), what="the worker's own environment")
+        assert "hunter2" not in environment_of(worker.pid)
+        database = Database(settings.database_url)
+        wait_for(lambda: seen(database), what="the worker in that database")
+        database.close()
+    finally:
+        _stop_worker(worker, seconds=30)
+
+
+def environment_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
+def seen(database: Database) -> bool:
+    with database.session() as session:
+        return bool(session.scalar(text("SELECT count(*) FROM workers")))

@@ -18,6 +18,7 @@ from app.services import models, workers
 from app.serving.engine import MODELS_IN_MEMORY
 from app.settings import Settings
 from app.storage import Storage
+from migrations import move
 from tests.app.api.conftest import HERE, Issue, Register, assert_problem, make_model, png, random_pixels, resources_of
 from tests.app.api.test_dataset_routes import folder_zip, upload
 from tests.app.api.test_submit import PRETRAIN
@@ -110,7 +111,12 @@ def lose_tables(client: TestClient, register: Register) -> str:
     return "database: does not answer or has no tables"
 
 
-@pytest.mark.parametrize("lose", [lose_broker, lose_weights, lose_tables])
+def age_schema(client: TestClient, register: Register) -> str:
+    move(resources_of(client).settings, "0003")
+    return "database: its schema is an older version's"
+
+
+@pytest.mark.parametrize("lose", [lose_broker, lose_weights, lose_tables, age_schema])
 def test_each_thing_that_gets_lost_is_named(
     client: TestClient, database: Database, register: Register, lose: Callable[[TestClient, Register], str]
 ) -> None:

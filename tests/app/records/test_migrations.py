@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from app.records import Base, Checkpoint, Job, JobLabel, MetricPoint, Model, Mod
 from app.records.session import Database
 from app.serve import ServeError, serve
 from app.settings import Settings
+from app.storage import Storage
 from migrations import NewerSchemaError, UnknownRevisionError, move, upgrade
 from tests.conftest import new_database
 
@@ -137,3 +142,30 @@ def test_neither_the_api_nor_serve_starts_on_a_newer_schema(tmp_path: Path, capl
     assert "not starting: the database's schema is at revision 9999" in caplog.text
     with pytest.raises(ServeError, match="revision 9999"):
         serve(settings, on_ready=lambda url: None)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["prune", "--unreferenced"], ["token", "list"], ["reaper"]],
+    ids=lambda command: command[0],
+)
+def test_no_command_works_on_a_newer_schema(command: list[str], tmp_path: Path) -> None:
+    """Least of all one that removes what this version sees no use for."""
+    settings = Settings(home=tmp_path)
+    upgrade(settings)
+    artifact = Storage(settings.storage_url).put_bytes(b"of a newer column")
+    path = tmp_path / "storage" / artifact.sha256[:2] / artifact.sha256
+    os.utime(path, (time.time() - 90_000,) * 2)
+    database = Database(settings.database_url)
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", *command],
+        env=os.environ | {"CLEAD_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1 and "9999" in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    assert path.exists()

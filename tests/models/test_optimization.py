@@ -55,10 +55,10 @@ def test_lars_is_timms() -> None:
     for model in (ours, theirs):
         model(images)
     theirs.load_state_dict(ours.state_dict())
-    optimizer = build_optimizer(OptimizerSpec(name="lars", lr=0.3, momentum=0.9, weight_decay=0.01), ours.parameters())
+    optimizer = build_optimizer(OptimizerSpec(name="lars", lr=0.3, momentum=0.9, weight_decay=1), ours.parameters())
     groups = [
         {"params": [one for one in theirs.parameters() if (one.dim() > 1) == weights], "weight_decay": decay}
-        for weights, decay in ((True, 0.01), (False, 0.0))
+        for weights, decay in ((True, 1.0), (False, 0.0))
     ]
     peer = TimmLars(groups, lr=0.3, momentum=0.9, trust_coeff=1e-3, eps=1e-8)
     for _ in range(4):

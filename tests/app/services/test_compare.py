@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
+
+import pytest
 
 from app.records.session import Database
 from app.services import compare, jobs, models
@@ -72,20 +75,29 @@ def test_a_transferred_attack_is_never_called_white_box(database: Database) -> N
 
 
 def evaluated(
-    database: Database, name: str, method: str, *, robust: float, width: int = 32, protocol: str | None = None
+    database: Database,
+    name: str,
+    method: str,
+    *,
+    robust: float,
+    width: int = 32,
+    protocol: str | None = None,
+    eps: float = 0.2,
+    subset: int | None = None,
+    sha256: str = "d",
 ) -> str:
     """An evaluation by PGD, finished, of a model that ``method`` trained; its id."""
     with database.writing() as session:
         training = jobs.submit(session, kind="train", spec={"method": method})
         card = {"backbone": {"name": "resnet18", "width": width}}
         models.register_version(session, name=name, sha256="0" * 64, size=1, card=card, job_id=training.id)
-        data = {"name": "digits", "split": "test", "subset": None}
+        data = {"name": "digits", "split": "test", "subset": subset}
         job = jobs.submit(session, kind="evaluate", spec={"model": f"{name}@1", "dataset": data})
         job.status, job.parent_id = "succeeded", protocol
-        attack = {"name": "pgd", "spec": {"name": "pgd", "eps": 0.2}, "robust_accuracy": robust, "ci95": [0.0, 1.0]}
+        attack = {"name": "pgd", "spec": {"name": "pgd", "eps": eps}, "robust_accuracy": robust, "ci95": [0.0, 1.0]}
         job.result = {
             "model": f"{name}@1",
-            "dataset": {"name": "digits", "size": 360, "sha256": "d"},
+            "dataset": {"name": "digits", "size": 360, "sha256": sha256},
             "clean_accuracy": 0.9,
             "attacks": [attack],
         }
@@ -128,3 +140,14 @@ def test_else_behind_the_one_of_its_backbone_or_none(database: Database) -> None
     with database.writing() as session:
         models.delete_model(session, "ours")
     assert before(database, narrow, wide, ours)["ours@1"] == (None, None), "nobody knows its backbone"
+
+
+@pytest.mark.parametrize("other", [{"eps": 0.1}, {"subset": 100}, {"sha256": "e"}], ids=lambda other: next(iter(other)))
+def test_what_stands_before_was_attacked_in_the_same_way_on_the_same_images(
+    database: Database, other: dict[str, Any]
+) -> None:
+    base = evaluated(database, "base", "standard", robust=0.01, **other)
+    ours = evaluated(database, "ours", "clead", robust=0.4)
+    assert before(database, base, ours)["ours@1"][1] is None
+    same = evaluated(database, "same", "clead", robust=0.4, **other)
+    assert before(database, base, same)["same@1"] == ("base@1", 0.01)

@@ -153,7 +153,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="name, name@version or name@alias")],
     dataset: Annotated[str, typer.Option(help="data set whose test split is attacked")],
     attack: Annotated[list[str] | None, typer.Option(help="attack by name, repeatable")] = None,
-    eps: Annotated[str, typer.Option(help='radius of the Linf ball, such as "8/255"')] = "8/255",
+    eps: Annotated[str | None, typer.Option(help='radius, such as "8/255"; default: each attack\'s')] = None,
     subset: Annotated[int | None, typer.Option(help="test images, stratified; default: all")] = None,
     require: Annotated[list[str] | None, typer.Option(help='such as "pgd>=0.40", repeatable')] = None,
     seed: int = 0,
@@ -161,10 +161,11 @@ def evaluate(
     token: Token = None,
 ) -> None:
     """Attack a registered classifier; exit status 3 if a requirement is not met."""
+    ball = {} if eps is None else {"eps": eps}
     body: dict[str, Any] = {
         "model": model,
         "dataset": {"name": dataset, "subset": subset},
-        "attacks": [{"name": name, "eps": eps} for name in attack or ["fgsm", "pgd", "cw-linf"]],
+        "attacks": [{"name": name} | ball for name in attack or ["fgsm", "pgd", "cw-linf"]],
         "require": dict(_requirement(text) for text in require or []),
         "seed": seed,
     }

@@ -29,7 +29,7 @@ from app.errors import (
     UnavailableError,
 )
 from app.file_systems import DISK_FULL
-from app.schemas.locations import pointer, suggestion
+from app.schemas.locations import pointer, unknown_field
 from app.schemas.problems import MEDIA_TYPE
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _STATUS: dict[type[DomainError], int] = {
     OverloadedError: 429,
     UnavailableError: 503,
 }
-MOST_ERRORS = 100
+MOST_ERRORS = 50
 MOST_TEXT = 2_000
 """Of what a client sent, an answer repeats no more than this: wrong fields, and characters of a text."""
 CLIENT_CLOSED_REQUEST = 499
@@ -163,8 +163,7 @@ def _field_error(request: Request, item: Mapping[str, Any], *, body: Any) -> Fie
     if not isinstance(body, dict | list):
         return {"pointer": "".join(f"/{step}" for step in location), "detail": detail}
     if item["type"] == "extra_forbidden":
-        near = suggestion(location, body, _body_models(request))
-        detail = f"unknown field; did you mean {near!r}?" if near else "unknown field"
+        detail = unknown_field(location, body, _body_models(request))
     return {"pointer": pointer(location, body), "detail": detail}
 
 

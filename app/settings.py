@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     job_memory_bytes: int = Field(
         0, ge=0, description="most memory of its own that a job's process may take; 0: as much as there is (Linux)"
     )
-    device: str = Field("auto", max_length=50, description='torch device of the workers: "auto", "cpu", "cuda:0"')
+    device: str = Field(
+        "auto", max_length=50, description='torch device of workers and of /classify: "auto", "cpu", "cuda:0"'
+    )
 
     threads: int = Field(0, ge=0, le=1024, description="torch threads of a process; 0: all cores but one")
 

@@ -68,7 +68,9 @@ class EvaluationParams(Spec):
         description='lowest accuracy to meet, such as ">=0.40", by attack name, "clean" or "worst_case"; '
         "an attack that was asked for more than once must meet it each time",
     )
-    batch_size: int = Field(100, ge=1, le=10_000, description="images attacked at a time; does not change the result")
+    batch_size: int = Field(
+        100, ge=1, le=10_000, description="images attacked at a time; in float32 it does not change a verdict"
+    )
     precision: Precision = Field(
         "auto",
         description="of gradients; auto: bfloat16 where the hardware computes it, else float32. Whether an image is "
@@ -79,7 +81,7 @@ class EvaluationParams(Spec):
         ge=50,
         le=1_000_000,
         description="an evaluation of more images is cut into shards of about this many, which any number of workers "
-        "take; null: never. Does not change the result",
+        "take; null: never. In float32 it does not change a verdict",
     )
     sanity_checks: bool = Field(
         True,

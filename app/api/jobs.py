@@ -44,7 +44,7 @@ Labels = Annotated[list[Label] | None, Query(max_length=20, description="key:val
 _SUBMITTED: dict[str, Any] = {
     "status_code": status.HTTP_202_ACCEPTED,
     "response_model": JobView,
-    "response_description": "The job, `queued`; its address is in the header `Location`.",
+    "response_description": "The job, `queued`, or `running` where other jobs do its work; `Location` is its address.",
     "responses": problem_responses(400, 409, 413, 415, 422, 503),
 }
 
@@ -63,7 +63,7 @@ def pretrain(
     return _submit(opened, asking, response, kind="pretrain", path="/jobs/pretrain", body=raw, key=idempotency_key)
 
 
-@router.post("/jobs/probe", summary="Put a linear classifier on an encoder", **_SUBMITTED)
+@router.post("/jobs/probe", summary="Put a classifier on an encoder", **_SUBMITTED)
 def probe(
     opened: Opened,
     asking: Asking,
@@ -73,7 +73,7 @@ def probe(
     raw: JsonBody,
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
-    """The backbone's weights and normalization statistics stay bit for bit those of the input."""
+    """The linear modes leave the backbone's weights and statistics bit for bit; `adversarial-full` trains all."""
     return _submit(opened, asking, response, kind="probe", path="/jobs/probe", body=raw, key=idempotency_key)
 
 

@@ -30,12 +30,14 @@ from migrations import NewerSchemaError, is_current
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=Health, summary="Does the process live?")
 async def healthz() -> Health:
     """Answers as long as the process does; asks nothing else, and waits for no thread."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     response_model=Readiness,
@@ -99,6 +101,7 @@ def metrics(request: Request) -> Response:
     return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)
 
 
+@router.head("/version", include_in_schema=False)
 @router.get("/version", response_model=Version, summary="What runs here?")
 def version() -> Version:
     """Versions of the service, of Python and of PyTorch."""

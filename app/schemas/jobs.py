@@ -147,7 +147,7 @@ class JobView(BaseModel):
     account: str | None = Field(None, description="name of the token that submitted it; null: none was asked for")
     labels: dict[str, str] = Field({}, description="the client's own key: value pairs")
     created_at: str = Field(description="ISO 8601, UTC")
-    started_at: str | None = Field(None, description="when a worker first began it; ISO 8601, UTC")
+    started_at: str | None = Field(None, description="when it, or a job of its own, first began; ISO 8601, UTC")
     finished_at: str | None = Field(None, description="when it became final; ISO 8601, UTC")
 
 

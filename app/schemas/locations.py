@@ -14,6 +14,9 @@ from pydantic import BaseModel
 
 Location = Sequence[int | str]
 
+NEAR = 0.8
+"""difflib's ratio: `step` is near `steps` (0.89), while `steps` is not near `eps` (0.75)."""
+
 
 def pointer(location: Location, value: Any) -> str:
     """JSON Pointer (RFC 6901) of ``location`` in ``value``, the parsed body; steps that are not in it are dropped."""
@@ -34,9 +37,12 @@ def pointer(location: Location, value: Any) -> str:
     return "".join(f"/{step}" for step in steps)
 
 
-def suggestion(location: Location, value: Any, models: Sequence[type[BaseModel]]) -> str | None:
-    """The field that the unknown one at ``location`` comes nearest to, of the model that it lies in."""
-    candidates = list(_narrowed(models, value))
+def unknown_field(location: Location, value: Any, models: Sequence[type[BaseModel]]) -> str:
+    """What to say of the unknown field at ``location``: the nearest one of the object that it lies in, or all of them.
+
+    ``models``: what ``value`` may be.
+    """
+    candidates = _narrowed(models, value)
     for step in location[:-1]:
         if isinstance(value, dict) and step in value:
             value = value[step]
@@ -48,10 +54,11 @@ def suggestion(location: Location, value: Any, models: Sequence[type[BaseModel]]
             value = value[step]
         else:
             continue
-        candidates = list(_narrowed(candidates, value))
-    names = {name for model in candidates for name in model.model_fields}
-    near = difflib.get_close_matches(str(location[-1])[:100], sorted(names), n=1)
-    return near[0] if near else None
+        candidates = _narrowed(candidates, value)
+    names = sorted({name for model in candidates for name in model.model_fields} - {str(location[-1])})
+    if near := difflib.get_close_matches(str(location[-1])[:100], names, n=1, cutoff=NEAR):
+        return f"unknown field; did you mean {near[0]!r}?"
+    return f"unknown field; known: {', '.join(names)}" if names else "unknown field"
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -64,13 +71,25 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(argument)
 
 
-def _narrowed(models: Sequence[type[BaseModel]], value: Any) -> Iterator[type[BaseModel]]:
-    """The models whose fixed fields (``name: Literal["pgd"]``) do not contradict ``value``; all if it is no object."""
-    for model in models:
-        fixed = {
+def _narrowed(models: Sequence[type[BaseModel]], value: Any) -> list[type[BaseModel]]:
+    """The models that ``value`` may be: their fixed fields (``name: Literal["pgd"]``) hold what it gives.
+
+    A base, which has as any text what another model fixes, is none of them, unless no other is left.
+    """
+    if not isinstance(value, dict):
+        return list(models)
+    fixed = [
+        {
             name: get_args(field.annotation)
             for name, field in model.model_fields.items()
-            if get_origin(field.annotation) is Literal
+            if name in value and get_origin(field.annotation) is Literal
         }
-        if not isinstance(value, dict) or all(value[name] in fixed[name] for name in fixed if name in value):
-            yield model
+        for model in models
+    ]
+    fitting = [
+        (model, names)
+        for model, names in zip(models, fixed, strict=True)
+        if all(value[name] in options for name, options in names.items())
+    ]
+    told = {name for _, names in fitting for name in names}
+    return [model for model, names in fitting if not (told & model.model_fields.keys()) - names.keys()]

@@ -104,8 +104,10 @@ def _gives_labels(params: Any, field: str) -> bool:
     """Whether the model of this field has to tell the data's classes apart."""
     if field != "base_model":
         return False
-    clusters = getattr(params, "pseudo_labels", "classifier") == "clusters"
-    return not clusters and METHODS[params.method].teacher != "simclr"
+    teacher = METHODS[params.method].teacher
+    if teacher is None or METHODS[teacher].kind == "pretrain":
+        return False
+    return getattr(params, "pseudo_labels", "classifier") != "clusters"
 
 
 def _relabels(params: Any) -> bool:

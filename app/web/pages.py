@@ -33,6 +33,7 @@ _HEADERS = {
 }
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", response_class=HTMLResponse)
 def index(request: Request, opened: Opened) -> Response:
     """Jobs and models; the tables are filled by static/page.js."""

@@ -11,15 +11,19 @@ from models.specs import AugmentationSpec, Spec
 
 
 class FadingSpec(Spec):
-    """Defaults are DynACL's: strength 1 → 0 in 20 stages (every 50 of 1,000 epochs), ω up to 2/3."""
+    """Defaults are DynACL's: strength 1 → 1/20 in 20 stages (every 50 of 1,000 epochs), λ 2/3."""
 
-    stages: int = Field(20, ge=1, le=100_000, description="in how many steps the augmentation's strength falls to 0")
+    stages: int = Field(
+        20,
+        ge=1,
+        le=100_000,
+        description="parts of the training; from each to the next the augmentation's strength falls by 1/stages",
+    )
     reweighting: float = Field(
         2 / 3,
         ge=0,
         le=1,
-        description="λ: the attacked pair's additional weight once the augmentation is gone; clead's pairs with the "
-        "image have none",
+        description="λ: the attacked pair gains the weight λ (1 − strength); clead's pairs with the image have none",
     )
 
 

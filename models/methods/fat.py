@@ -40,7 +40,10 @@ class FATObjective(Objective):
 
 
 class FATParams(FATObjective, SupervisedParams):
-    """Defaults are the authors': 120 epochs of SGD 0.1/0.9, weight decay 2e-4."""
+    """Defaults are the authors': 120 epochs of SGD 0.1/0.9, weight decay 2e-4.
+
+    The learning rate follows a cosine where their program has steps.
+    """
 
     epochs: int = Field(120, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")

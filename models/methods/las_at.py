@@ -13,9 +13,9 @@ from models.fields import JsonArray
 from models.methods.las_at_learner import LASATLearner
 from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
 from models.methods.strategy import StrategyNetwork
-from models.methods.supervised import SupervisedParams
+from models.methods.supervised import STEPS, SupervisedParams
 from models.networks import ImageModel, build_model, initialize
-from models.specs import BackboneSpec, ModelCard, OptimizerSpec, Spec
+from models.specs import BackboneSpec, ModelCard, OptimizerSpec, ScheduleSpec, Spec
 
 Factor = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=1_000)]
@@ -74,11 +74,12 @@ class LASATObjective(Objective):
 
 
 class LASATParams(LASATObjective, SupervisedParams):
-    """Defaults are the authors': 110 epochs of SGD 0.1/0.9, weight decay 5e-4."""
+    """Defaults are the authors': 110 epochs of SGD 0.1/0.9, the rate falling at 100 and 105, weight decay 5e-4."""
 
     epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
+    schedule: ScheduleSpec = STEPS
 
 
 def build(params: LASATParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:

@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
-from models.methods.supervised import SupervisedLearner, SupervisedParams, WeightPerturbationSpec
+from models.methods.supervised import STEPS, SupervisedLearner, SupervisedParams, WeightPerturbationSpec
 from models.networks import ImageModel
-from models.specs import OptimizerSpec
+from models.specs import OptimizerSpec, ScheduleSpec
 
 
 class PGDATObjective(Objective):
@@ -23,14 +23,12 @@ class PGDATObjective(Objective):
 
 
 class PGDATParams(PGDATObjective, SupervisedParams):
-    """Defaults are the usual ones for CIFAR-10 (Rice et al. 2020): 10 steps, SGD 0.1/0.9, weight decay 5e-4.
-
-    The learning rate follows a cosine where that paper has steps.
-    """
+    """Defaults are the usual ones for CIFAR-10 (Pang et al. 2021, arXiv 2010.00467): 110 epochs of SGD 0.1/0.9."""
 
     epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
+    schedule: ScheduleSpec = STEPS
 
 
 def build(params: PGDATParams, model: ImageModel, *, base: ImageModel | None, augment: Augment) -> Learner:

@@ -18,10 +18,10 @@ from models.measurement import features_of, predictions_of
 from models.methods.objectives import AnyObjective
 from models.methods.pgd_at import PGDATObjective
 from models.methods.spec import METHODS, Augment, Learner, Method, Objective
-from models.methods.supervised import SupervisedParams
+from models.methods.supervised import STEPS, SupervisedParams
 from models.networks import Classifier, ImageModel, IncompatibleModelError
 from models.references import ModelRef
-from models.specs import OptimizerSpec
+from models.specs import OptimizerSpec, ScheduleSpec
 
 STARTS = 10
 """Of k-means, of which the best is taken."""
@@ -49,6 +49,7 @@ class SelfTrainingParams(SupervisedParams):
     epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
+    schedule: ScheduleSpec = STEPS
 
     @field_validator("pseudo_labels")
     @classmethod

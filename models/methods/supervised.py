@@ -15,7 +15,7 @@ from models.methods.spec import Augment, TrainingAttack
 from models.methods.weights import WorstWeights
 from models.networks import ImageModel
 from models.progress import Moment
-from models.specs import LabelledData, Spec, TrainingParams
+from models.specs import LabelledData, ScheduleSpec, Spec, TrainingParams
 from models.stopwatch import Stopwatch
 
 OBJECTIVES = {"pgd": cross_entropy, "cw": margin}
@@ -23,6 +23,10 @@ OBJECTIVES = {"pgd": cross_entropy, "cw": margin}
 
 Forward = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) → logits (N, K) of the model, perhaps at other weights than its own."""
+
+
+STEPS = ScheduleSpec(name="step")
+"""A tenth of the rate from epoch 100 of 110, a hundredth from 105 (Pang et al. 2021, arXiv 2010.00467)."""
 
 
 class SupervisedParams(TrainingParams):

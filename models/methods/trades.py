@@ -15,10 +15,17 @@ from models.attacks.threat import threat_model
 from models.losses import divergence
 from models.methods.attacking import under_attack
 from models.methods.spec import METHODS, Augment, Learner, Method, Objective, TrainingAttack
-from models.methods.supervised import Forward, SupervisedLearner, SupervisedParams, WeightPerturbationSpec, accuracy
+from models.methods.supervised import (
+    STEPS,
+    Forward,
+    SupervisedLearner,
+    SupervisedParams,
+    WeightPerturbationSpec,
+    accuracy,
+)
 from models.networks import ImageModel
 from models.progress import Moment
-from models.specs import OptimizerSpec
+from models.specs import OptimizerSpec, ScheduleSpec
 
 START_DEVIATION = 0.001
 """Of the normal noise that the attack starts with: at x' = x the divergence has no slope."""
@@ -48,6 +55,7 @@ class TradesParams(TradesObjective, SupervisedParams):
     epochs: int = Field(110, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step; at most the size of the data")
     optimizer: OptimizerSpec = OptimizerSpec(lr=0.1, weight_decay=5e-4)
+    schedule: ScheduleSpec = STEPS
 
 
 class TradesLearner(SupervisedLearner):

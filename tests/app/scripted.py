@@ -13,13 +13,17 @@ Answer = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
 
 
 @contextmanager
-def scripted(answers: Sequence[Answer]) -> Iterator[str]:
-    """Yields the address of a server that gives these answers in turn, and after the last none: it hangs up."""
+def scripted(answers: Sequence[Answer], *, asked: list[bytes] | None = None) -> Iterator[str]:
+    """Yields the address of a server that gives these answers in turn, and after the last none: it hangs up.
+
+    ``asked`` gains the body of each request.
+    """
+    bodies = [] if asked is None else asked
     left = iter(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             given = next(left, None)
             if given is None:
                 self.close_connection = True

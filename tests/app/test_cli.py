@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -80,6 +81,15 @@ def test_a_service_that_fails_meanwhile_ends_an_evaluation_in_one_line(answers: 
         answer = CliRunner().invoke(cli, [*EVALUATE, "--url", url])
     assert answer.exit_code == 1 and isinstance(answer.exception, SystemExit)
     assert answer.output.startswith("error: no answer from" if len(answers) == 1 else "error: there is no job 'j'")
+
+
+@pytest.mark.parametrize(("options", "sent"), [([], {}), (["--eps", "4/255"], {"eps": "4/255"})])
+def test_an_attack_has_its_own_radius_unless_one_is_given(options: list[str], sent: dict[str, str]) -> None:
+    """Linf's 8/255 as the radius of an l2 ball would say next to nothing, and a noise has no ball."""
+    asked: list[bytes] = []
+    with scripted([(202, QUEUED), (200, BROKEN)], asked=asked) as url:
+        CliRunner().invoke(cli, [*EVALUATE, *options, "--attack", "cw-l2", "--attack", "pgd", "--url", url])
+    assert json.loads(asked[0])["attacks"] == [{"name": "cw-l2"} | sent, {"name": "pgd"} | sent]
 
 
 def test_classify_prints_k_labels_as_they_are_called(tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def test_ready_names_what_is_missing(client: TestClient, database: Database, reg
     assert ready.json()["checks"]["models"]["detail"] == "loaded: tiny@1"
 
 
+def test_a_monitor_may_ask_by_head(client: TestClient) -> None:
+    for path, status in {"/healthz": 200, "/readyz": 503, "/version": 200, "/": 200}.items():
+        answer = client.head(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            status,
+            client.get(path).headers["content-type"],
+        )
+
+
 def test_more_in_production_than_fit_into_memory_are_loaded_once(
     client: TestClient, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,18 @@ def test_a_job_is_accepted_while_the_broker_is_down(settings: Settings, database
             "/attacks/0/step",
             "did you mean 'steps'",
         ),
+        (
+            "/evaluate",
+            {**EVALUATE, "attacks": [{"name": "fgsm", "steps": 5}]},
+            "/attacks/0/steps",
+            "unknown field; known: eps, name, norm",
+        ),
+        (
+            "/jobs/train",
+            {"method": "pgd-at", "dataset": {"name": "digits"}, "temperature": 1},
+            "/temperature",
+            "known: a",
+        ),
         ("/evaluate", {**EVALUATE, "attacks": [{"name": "fgsm"}, {"name": "pdg"}]}, "/attacks/1/name", "known"),
         ("/evaluate", {**EVALUATE, "attacks": [{"name": "pgd", "eps": "8/0"}]}, "/attacks/0/eps", "divides by zero"),
         ("/evaluate", {**EVALUATE, "attacks": []}, "/attacks", "at least 1"),

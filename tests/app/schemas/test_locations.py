@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from app.schemas.locations import pointer, suggestion
+from app.schemas.locations import pointer, unknown_field
 
 
 @pytest.mark.parametrize(
@@ -28,30 +28,56 @@ def test_steps_that_the_client_did_not_write_are_left_out(location: Any, value: 
     assert pointer(location, value) == expected
 
 
-class Circle(BaseModel):
+class Shape(BaseModel):
+    name: str
+    area: float = 1
+
+
+class Circle(Shape):
     name: Literal["circle"] = "circle"
     radius: float = 1
 
 
-class Square(BaseModel):
+class Square(Shape):
     name: Literal["square"] = "square"
     side: float = 1
 
 
 class Drawing(BaseModel):
-    shapes: list[Circle | Square] = []
+    shapes: list[Shape] = []
     scale: float = 1
 
 
+class Tall(Shape):
+    """A base of other shapes, none of which is left out of a registry."""
+
+    height: float = 1
+
+
+class Tower(Tall):
+    name: Literal["tower"] = "tower"
+
+
 @pytest.mark.parametrize(
-    ("location", "value", "expected"),
+    ("location", "value", "says"),
     [
-        (("scael",), {"scael": 1}, "scale"),
-        (("shapes", 0, "radios"), {"shapes": [{"name": "circle", "radios": 1}]}, "radius"),
-        (("shapes", 0, "radios"), {"shapes": [{"name": "square", "radios": 1}]}, None),
-        (("shapes", 0, "zzz"), {"shapes": [{"name": "circle", "zzz": 1}]}, None),
-        (("shapes", 0, "radios"), {"shapes": [{"name": ["unhashable"], "radios": 1}]}, None),
+        (("scael",), {"scael": 1}, "did you mean 'scale'?"),
+        (("shapes", 0, "radios"), {"shapes": [{"name": "circle", "radios": 1}]}, "did you mean 'radius'?"),
+        (("shapes", 0, "radios"), {"shapes": [{"name": "square", "radios": 1}]}, "known: area, name, side"),
+        (("shapes", 0, "radius"), {"shapes": [{"name": "square", "radius": 1}]}, "known: area, name, side"),
+        (("shapes", 0, "height"), {"shapes": [{"name": "square", "height": 1}]}, "known: area, name, side"),
+        (("shapes", 0, "hight"), {"shapes": [{"name": "tower", "hight": 1}]}, "did you mean 'height'?"),
+        (("shapes", 0, "steps"), {"shapes": [{"name": "square", "steps": 1}]}, "known: area, name, side"),
+        (("shapes", 0, "zzz"), {"shapes": [{"name": "circle", "zzz": 1}]}, "known: area, name, radius"),
+        (("shapes", 0, "zzz"), {"shapes": [{"name": "oval", "zzz": 1}]}, "known: area, height, name"),
     ],
 )
-def test_the_nearest_field_of_the_same_object_is_suggested(location: Any, value: Any, expected: str | None) -> None:
-    assert suggestion(location, value, [Drawing]) == expected
+def test_the_nearest_field_of_the_same_object_is_suggested_or_all_are_told(
+    location: Any, value: Any, says: str
+) -> None:
+    assert unknown_field(location, value, [Drawing]) == f"unknown field; {says}"
+
+
+def test_a_name_that_is_no_text_is_no_model_of_any() -> None:
+    value = {"shapes": [{"name": ["unhashable"], "radios": 1}]}
+    assert unknown_field(("shapes", 0, "radios"), value, [Drawing]).startswith("unknown field; ")

@@ -6,8 +6,10 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from app.errors import ConflictError, NotFoundError
+from app.records import Model, utc_now
 from app.records.session import Database
 from app.services import jobs, models
 
@@ -79,3 +81,18 @@ def test_models_are_paged_newest_first(database: Database) -> None:
         first = models.list_models(session, limit=2)
         assert first.items == ["c", "b"]
         assert models.list_models(session, limit=2, cursor=first.next_cursor).items == ["a"]
+
+
+def test_models_of_one_time_are_paged_in_the_order_of_their_names(database: Database) -> None:
+    for name in "caebd":
+        register(database, name)
+    with database.writing() as session:
+        session.execute(update(Model).values(created_at=utc_now()))
+    found: list[str] = []
+    with database.session() as session:
+        cursor: str | None = None
+        while cursor is not None or not found:
+            page = models.list_models(session, limit=2, cursor=cursor)
+            found += page.items
+            cursor = page.next_cursor
+    assert found == list("edcba")

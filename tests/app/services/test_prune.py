@@ -125,6 +125,28 @@ def test_examples_of_old_evaluations(house: House) -> None:
     assert house.pruner().examples(older_than=timedelta(days=90)) == Pruned()
 
 
+def test_examples_that_were_merged_stay_until_their_evaluation_has_succeeded(house: House) -> None:
+    """It was cancelled while its last step ran to the end: resumed, it takes that step's result, and then is as new."""
+    parent, shards = house.sharded()
+    for shard in shards:
+        house.see(shard, b"seen")
+    with house.database.session() as session:
+        merge = house.claim(parents.children(session, jobs.get(session, parent))[-1].id)
+    with house.database.writing() as session:
+        jobs.cancel(session, parent)
+    hashes = set(house.evaluated(merge, b"merged"))
+    house.age(merge.job_id, days=100)
+    house.age(parent, days=100)
+    assert house.pruner().examples(older_than=timedelta(days=90)) == Pruned()
+    house.register("net", b"the model that it evaluates")
+    with house.database.writing() as session:
+        resumed = jobs.resume(session, parent)
+        assert resumed.status == "succeeded" and resumed.examples
+    assert house.pruner().examples(older_than=timedelta(days=90)) == Pruned()
+    assert {reference.sha256 for reference in house.named() if reference.folder == f"examples/{parent}"} == hashes
+    assert house.missing() == set()
+
+
 def test_what_nothing_refers_to(house: House) -> None:
     kept = house.register("net", b"weights")
     house.upload("mine", b"data")

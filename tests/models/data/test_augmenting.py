@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import colorsys
+import math
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional as theirs
 
 from models.data.augmenting import adjusted, jitter, resized_crop, some_gray
@@ -45,24 +47,55 @@ def test_a_turned_hue_keeps_the_brightness_and_turns_the_colour() -> None:
 
 
 def test_a_crop_is_one_of_torchvisions_resized() -> None:
-    """The corners of a picture whose value tells the place say which crop it was."""
+    """A picture whose value tells the place says which crop it was; areas and ratios as RandomResizedCrop draws them.
+
+    Where a side would be longer than the picture's, it is the picture's.
+    """
     size = 32
     across = (torch.arange(size) + 0.5) / size
     picture = torch.stack((across.expand(size, size), across.view(-1, 1).expand(size, size)))[None].expand(
         200, -1, -1, -1
     )
     cropped = resized_crop(picture, seeded(), smallest=0.1)
-    middle = slice(8, 24)  # away from the border, where the picture ends
-    slope = (
-        (cropped[:, 0, 16, 23] - cropped[:, 0, 16, 8]) / (15 / size),
-        (cropped[:, 1, 23, 16] - cropped[:, 1, 8, 16]) / (15 / size),
-    )
-    area, ratio = slope[0] * slope[1], slope[0] / slope[1]
-    assert area.min() > 0.05 and area.max() < 1.001 and area.std() > 0.15
-    assert 0.5 < ratio.min() < 0.9 and 1.1 < ratio.max() < 2
-    assert cropped[:, :, middle, middle].min() >= 0 and cropped.max() <= 1
+    generator = seeded()
+    area, ratio, *place = (torch.rand(200, generator=generator) for _ in range(4))
+    smallest, largest = RandomResizedCrop(size).ratio
+    area, ratio = 0.1 + 0.9 * area, smallest * (largest / smallest) ** ratio
+    sides = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    rows = cropped[:, 0, 16], cropped[:, 1, :, 16]
+    for values, side, where in zip(rows, sides, place, strict=True):
+        # away from the border, where the picture ends
+        torch.testing.assert_close((values[:, 23] - values[:, 8]) * size / 15, side, atol=1e-4, rtol=0)
+        middle = 0.5 + (1 - side) * (where - 0.5)
+        torch.testing.assert_close((values[:, 15] + values[:, 16]) / 2, middle, atol=1e-4, rtol=0)
     whole = resized_crop(IMAGES, seeded(), smallest=1.0)
     assert (whole - IMAGES).abs().mean() < 0.2, "of the whole area, only the ratio changes"
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_images_are_changed_by_torchvisions_ranges(strength: float) -> None:
+    """A dark and a light pixel of one pale colour say, in the YIQ space, by which factors they were changed."""
+    ranges = ColorJitter(0.4 * strength, 0.4 * strength, 0.4 * strength, 0.1 * strength)
+    count = 200
+    pixels = [colorsys.yiq_to_rgb(luma, 0.04, 0.02) for luma in (0.35, 0.45)]
+    pale = torch.tensor(pixels).T[None, :, None].repeat(count, 1, 1, 1)
+    generator = seeded()
+    drawn = [torch.rand(count, generator=generator) for _ in range(5)]
+    limits = (ranges.brightness, ranges.contrast, ranges.saturation, ranges.hue)
+    brightness, contrast, saturation, turn = (
+        low + (high - low) * uniform for (low, high), uniform in zip(limits, drawn[:4], strict=True)
+    )
+    chosen = drawn[4] < 0.8 * strength
+    changed = jitter(pale, seeded(), strength=strength)
+    assert torch.equal(changed[~chosen], pale[~chosen]) and chosen.any() and not chosen.all()
+    found = [[colorsys.rgb_to_yiq(*image[:, 0, pixel].tolist()) for pixel in (0, 1)] for image in changed[chosen]]
+    dark, light = torch.tensor(found).unbind(1)
+    colour = torch.complex(dark[:, 1], dark[:, 2]) / complex(0.04, 0.02)
+    close = {"atol": 5e-3, "rtol": 0}  # the standard library's YIQ is rounded otherwise
+    torch.testing.assert_close((dark + light)[:, 0] / 0.8, brightness[chosen], **close)
+    torch.testing.assert_close((light - dark)[:, 0] / 0.1, (brightness * contrast)[chosen], **close)
+    torch.testing.assert_close(colour.abs(), (brightness * contrast * saturation)[chosen], **close)
+    torch.testing.assert_close(colour.angle() / (2 * math.pi), turn[chosen], **close)
 
 
 def test_shares_of_the_images_are_changed() -> None:

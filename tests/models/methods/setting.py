@@ -1,9 +1,11 @@
-"""A small classifier and a few images for tests of single steps."""
+"""A small classifier, a few images, and plain counterparts of attacks and losses, for tests of single steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.networks import Classifier, build_model
 from models.progress import Moment
@@ -44,6 +46,26 @@ def same(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def plain_pgd(objective: Callable[[Tensor], Tensor], images: Tensor, *, start: Tensor, steps: int) -> Tensor:
+    """Steps of EPS / 4 up the objective inside the ball of radius EPS around images (N, C, H, W) in [0, 1]."""
+    points = start
+    for _ in range(steps):
+        points = points.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(objective(points), points)
+        points = (points + EPS / 4 * slope.sign()).clamp(images - EPS, images + EPS).clamp(0, 1)
+    return points.detach()
+
+
+def anywhere(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform in the ball of radius EPS around images (N, C, H, W), clamped to [0, 1]."""
+    noise = 2 * torch.rand(images.shape, generator=generator, dtype=images.dtype) - 1
+    return (images + EPS * noise).clamp(0, 1)
 
 
 def plain_nt_xent(*views: Tensor, temperature: float = 0.5) -> Tensor:

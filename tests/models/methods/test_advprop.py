@@ -13,11 +13,18 @@ from models.methods.advprop import AdvPropLearner
 from models.methods.norms import AuxiliaryNorms
 from models.methods.spec import TrainingAttack
 from models.networks import IncompatibleModelError
-from tests.models.methods.setting import EPS, IMAGES, LABELS, classifier, moment, same, seeded
-
-
-def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+from tests.models.methods.setting import (
+    EPS,
+    IMAGES,
+    LABELS,
+    anywhere,
+    classifier,
+    moment,
+    norms,
+    plain_pgd,
+    same,
+    seeded,
+)
 
 
 def test_a_network_without_batch_normalization_cannot_have_a_second_set() -> None:
@@ -49,6 +56,27 @@ def test_auxiliary_norms_answer_as_a_model_that_has_them_would() -> None:
     torch.testing.assert_close(model.backbone.stem.weight.grad, twin.backbone.stem.weight.grad)
     torch.testing.assert_close(auxiliary.eval()(IMAGES), auxiliary(IMAGES))
     assert len(list(auxiliary.parameters())) == 2 * len(norms(model)), "the model's weights are not counted twice"
+
+
+def test_the_attack_is_on_the_auxiliary_side() -> None:
+    """Beside plain steps, in float64, on a network of its own that has the auxiliary norms."""
+    model = classifier(double=True)
+    attack = TrainingAttack(eps=EPS, steps=3, step_size=EPS / 4)
+    learner = AdvPropLearner(model, same, attack=attack)
+    images, second = IMAGES.double(), copy.deepcopy(model)
+    with torch.no_grad():  # both norms start as the same ones
+        for own, other in zip(norms(second), norms(learner._auxiliary), strict=True):
+            other.weight.mul_(1.5)
+            other.running_mean.add_(0.2)
+            own.load_state_dict(other.state_dict())
+    second.eval()
+    expected = plain_pgd(
+        lambda points: functional.cross_entropy(second(points), LABELS),
+        images,
+        start=anywhere(images, seeded()),
+        steps=3,
+    )
+    torch.testing.assert_close(learner._perturb(images, LABELS, generator=seeded()), expected)
 
 
 def test_clean_images_see_the_main_norms_and_attacked_ones_the_auxiliary() -> None:

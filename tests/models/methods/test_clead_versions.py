@@ -1,4 +1,4 @@
-"""C-LEAD between perturbed versions, and with an augmentation that fades: a step beside a plain one."""
+"""C-LEAD of two crops, between perturbed versions, and with an augmentation that fades: a step beside a plain one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from models.attacks.noise import BatchNoise
 from models.data.loader import Augmentation
 from models.methods.clead import CLeadParams, build
 from models.methods.clead_learner import CLeadLearner
 from models.methods.fading import Fading, FadingSpec
 from models.networks import build_model
 from models.specs import AugmentationSpec, BackboneSpec, ModelCard
-from tests.models.methods.setting import EPS, IMAGES, LABELS, moment, plain_nt_xent, seeded
+from tests.models.methods.setting import EPS, IMAGES, LABELS, anywhere, moment, plain_nt_xent, plain_pgd, seeded
 
 VIEWS = [{"name": name, "eps": EPS, "steps": 5, "step_size": EPS / 4} for name in ("pgd", "cw")]
 FADING = {"stages": 2, "reweighting": 0.6}
@@ -59,19 +58,34 @@ def margins(moved: Tensor, anchors: Tensor) -> Tensor:
     return torch.stack(nearer).sum()
 
 
-def climbed(modules: nn.Module, start: Tensor, against: Tensor, *, name: str, generator: torch.Generator) -> Tensor:
+def climbed(modules: nn.Module, crop: Tensor, against: Tensor, *, name: str, start: Tensor) -> Tensor:
     """PGD of contrastive objectives, step by step, with the model's statistics."""
     twin = copy.deepcopy(modules).eval()
-    (anchors,) = embedded(twin, against)
-    anchors = anchors.detach()
-    points = (start + EPS * BatchNoise(generator).uniform(start)).clamp(0, 1)
-    for _ in range(5):
-        points = points.detach().requires_grad_()
+    anchors = embedded(twin, against)[0].detach()
+
+    def objective(points: Tensor) -> Tensor:
         (moved,) = embedded(twin, points)
-        objective = plain_nt_xent(anchors, moved, temperature=0.1) if name == "pgd" else margins(moved, anchors)
-        (slope,) = torch.autograd.grad(objective, points)
-        points = (points + EPS / 4 * slope.sign()).clamp(start - EPS, start + EPS).clamp(0, 1)
-    return points.detach()
+        return plain_nt_xent(anchors, moved, temperature=0.1) if name == "pgd" else margins(moved, anchors)
+
+    return plain_pgd(objective, crop, start=start, steps=5)
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_a_step_contrasts_one_crop_with_each_perturbed_version_of_the_other(random_start: bool) -> None:
+    """In float64, beside attacks and losses by their definitions."""
+    made = learner(double=True, views=[{**view, "random_start": random_start} for view in VIEWS])
+    images = IMAGES[:8].double()
+    generator = seeded()
+    first, second = shaken(images, generator), shaken(images, generator)
+    starts = [anywhere(second, generator) if random_start else second for _ in VIEWS]
+    versions = [
+        climbed(made.modules, second, first, name=name, start=start)
+        for name, start in zip(("pgd", "cw"), starts, strict=True)
+    ]
+    clean, *moved = embedded(copy.deepcopy(made.modules).train(), first, *versions)
+    pgd, cw = (plain_nt_xent(clean, version, temperature=0.1) for version in moved)
+    loss, _ = made.loss(images, LABELS, moment=moment(), generator=seeded())
+    torch.testing.assert_close(loss, (pgd + cw) / 2)
 
 
 @pytest.mark.parametrize("step", [0, 1])
@@ -82,8 +96,8 @@ def test_a_step_contrasts_the_two_crops_perturbed_and_clean(step: int) -> None:
     generator = seeded()
     first, second = shaken(images, generator), shaken(images, generator)
     one, other = ("pgd", "cw") if step == 0 else ("cw", "pgd")
-    moved = climbed(made.modules, first, second, name=one, generator=generator)
-    moved_second = climbed(made.modules, second, first, name=other, generator=generator)
+    moved = climbed(made.modules, first, second, name=one, start=anywhere(first, generator))
+    moved_second = climbed(made.modules, second, first, name=other, start=anywhere(second, generator))
     twin = copy.deepcopy(made.modules).train()
     adversarial = plain_nt_xent(*embedded(twin, moved, moved_second), temperature=0.1)
     clean = plain_nt_xent(*embedded(twin, first, second), temperature=0.1)  # both norms start as the same ones

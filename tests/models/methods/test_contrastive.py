@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from models.data.loader import Augmentation
@@ -17,7 +17,18 @@ from models.methods.contrastive import ContrastiveAttack, ContrastiveLearner
 from models.methods.dynacl import DynACLLearner
 from models.networks import ImageModel, build_model
 from models.specs import BackboneSpec, ModelCard
-from tests.models.methods.setting import EPS, IMAGES, LABELS, moment, plain_nt_xent, same, seeded
+from tests.models.methods.setting import (
+    EPS,
+    IMAGES,
+    LABELS,
+    anywhere,
+    moment,
+    norms,
+    plain_nt_xent,
+    plain_pgd,
+    same,
+    seeded,
+)
 
 ATTACK = {"eps": EPS, "steps": 5, "step_size": EPS / 4}
 SPEC: dict[str, Any] = {"dataset": {"name": "digits"}}
@@ -104,13 +115,37 @@ def test_an_acl_step_is_that_of_its_streams(streams: str) -> None:
 
 
 @pytest.mark.parametrize("streams", ["a2s", "ds"])
-def test_clean_views_have_statistics_of_their_own(streams: str) -> None:
+def test_attacked_and_clean_views_each_have_norms_of_their_own(streams: str) -> None:
+    """In float64, beside two networks that differ in their norms alone, and an attack by its definition."""
     made = learner("acl", streams=streams)
-    made.loss(IMAGES, LABELS, moment=moment(), generator=seeded())
-    ours = [layer for layer in made.published().modules() if isinstance(layer, nn.BatchNorm2d)]
-    clean = list(made.modules["clean_norms"].layers)
-    assert len(ours) == len(clean)
-    assert all(not torch.equal(a.running_mean, b.running_mean) for a, b in zip(ours, clean, strict=True))
+    made.modules.double()
+    ours, clean, head = (copy.deepcopy(made.modules[name]) for name in ("encoder", "encoder", "projection"))
+    auxiliary = norms(made.modules["clean_norms"])
+    for own, other in zip(norms(clean), auxiliary, strict=True):
+        with torch.no_grad():  # both norms start as the same ones
+            other.weight.mul_(1.5)
+            other.running_mean.add_(0.2)
+        own.load_state_dict(other.state_dict())
+    images, generator = IMAGES[:8].double(), seeded()
+    first, second = shaken(images, generator), shaken(images, generator)
+    anchors = head(clean.eval()(second)).detach()
+
+    def objective(points: Tensor) -> Tensor:
+        vectors: Tensor = head(ours.eval()(points))
+        return plain_nt_xent(vectors, anchors) if streams == "a2s" else plain_nt_xent(*vectors.chunk(2))
+
+    attacked, unattacked = (first, second) if streams == "a2s" else (torch.cat((first, second)),) * 2
+    moved = plain_pgd(objective, attacked, start=anywhere(attacked, generator), steps=5)
+    vectors, others = head(ours.train()(moved)), head(clean.train()(unattacked))
+    if streams == "a2s":
+        expected = plain_nt_xent(vectors, others)
+    else:
+        expected = (plain_nt_xent(*others.chunk(2)) + plain_nt_xent(*vectors.chunk(2))) / 2
+    loss, _ = made.loss(images, LABELS, moment=moment(), generator=seeded())
+    torch.testing.assert_close(loss, expected)
+    for found, twin in ((norms(made.published()), norms(ours)), (auxiliary, norms(clean))):
+        for layer, same_layer in zip(found, twin, strict=True):
+            torch.testing.assert_close(layer.state_dict(), same_layer.state_dict())
 
 
 def test_attacks_raise_the_contrastive_loss_inside_the_ball() -> None:

@@ -14,7 +14,7 @@ from models.methods.spec import TrainingAttack
 from models.methods.supervised import SupervisedLearner, WeightPerturbationSpec
 from models.methods.trades import TradesAttack, TradesLearner
 from models.methods.weights import WorstWeights
-from tests.models.methods.setting import EPS, IMAGES, LABELS, classifier, moment, same, seeded
+from tests.models.methods.setting import EPS, IMAGES, LABELS, classifier, moment, plain_pgd, same, seeded
 
 ATTACK = TradesAttack(eps=EPS, steps=4, step_size=EPS / 4)
 
@@ -56,6 +56,21 @@ def test_its_attack_raises_the_divergence_inside_the_ball() -> None:
     with torch.no_grad():
         clean = model(IMAGES)
         assert divergence(clean, model(attacked)).mean() > 2 * divergence(clean, model(noisy)).mean()
+
+
+def test_its_attack_climbs_the_authors_divergence_from_their_start() -> None:
+    """KL(p(x) ‖ p(x')) from x + 0.001·N(0, 1), step by step in float64."""
+    model = classifier(double=True)
+    learner = TradesLearner(model, same, attack=ATTACK, beta=6.0)
+    images, twin = IMAGES.double(), copy.deepcopy(model).eval()
+    clean = twin(images).softmax(1).detach()
+    expected = plain_pgd(
+        lambda points: (clean * (clean.log() - twin(points).log_softmax(1))).sum(),
+        images,
+        start=images + 0.001 * torch.randn(images.shape, dtype=torch.float64, generator=seeded()),
+        steps=4,
+    )
+    torch.testing.assert_close(learner.perturb(images, LABELS, moment=moment(), generator=seeded()), expected)
 
 
 def proxy_perturbed(model: nn.Module, points: Tensor, *, gamma: float) -> nn.Module:

@@ -21,6 +21,7 @@ from app.schemas.catalog import (
     Methods,
     MethodView,
 )
+from app.schemas.figures import Comparison
 from app.schemas.problems import problem_responses
 from app.services import compare as comparison
 from models.attacks.spec import ATTACKS
@@ -41,10 +42,12 @@ _MEDIA_TYPES: dict[Format, str] = {
 }
 _TABLE: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The table: a row a model, clean accuracy and robust accuracy by attack, fractions in [0, 1].",
+        "model": Comparison,
+        "description": "The table: a row a model and attack, clean and robust accuracy, fractions in [0, 1].",
         "content": {
-            media_type: {"schema": {"type": "object" if media_type == "application/json" else "string"}}
-            for media_type in _MEDIA_TYPES.values()
+            media_type: {"schema": {"type": "string"}}
+            for format, media_type in _MEDIA_TYPES.items()
+            if format != "json"
         },
     }
 }

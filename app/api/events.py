@@ -30,9 +30,9 @@ _EVENT = {
     "type": "object",
     "required": ["event", "id", "data"],
     "properties": {
-        "event": {"type": "string", "enum": ["status", "progress", "metric"]},
-        "id": {"type": "string"},
-        "data": {"type": "string", "contentMediaType": "application/json"},
+        "event": {"type": "string", "enum": ["status", "progress", "metric"], "description": "what has happened"},
+        "id": {"type": "string", "description": "what `Last-Event-ID` goes on from"},
+        "data": {"type": "string", "contentMediaType": "application/json", "description": "the job, progress or point"},
     },
 }
 _EVENTS: dict[int | str, dict[str, Any]] = {

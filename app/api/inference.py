@@ -20,6 +20,7 @@ from app.api.requests import StrictRoute, is_json, unless_gone
 from app.errors import ConflictError, FieldError, InvalidSpecError, NotFoundError, TooLargeError
 from app.records import ModelVersion
 from app.records.session import Database
+from app.schemas import examples
 from app.schemas.inference import MAX_FILENAME, MAX_IMAGES, Classification, Embeddings, EncodedImage, ImagesBody
 from app.schemas.problems import problem_responses
 from app.services import models
@@ -61,7 +62,7 @@ _BODY: dict[str, Any] = {
             },
             "application/json": {
                 "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _ENCODED}},
-                "example": {FIELD: [{"base64": "iVBORw0KGgo…", "filename": "cat.png"}]},
+                "example": examples.IMAGES,
             },
         },
     }

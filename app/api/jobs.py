@@ -31,7 +31,7 @@ from app.schemas.jobs import (
     TrainBody,
 )
 from app.schemas.problems import problem_responses
-from app.services import jobs, quotas, specs
+from app.services import jobs, quotas, references, specs
 from app.services.tokens import Principal
 
 log = logging.getLogger(__name__)
@@ -140,8 +140,10 @@ def list_jobs(
     opened: Opened,
     asking: Asking,
     *,
-    kind: JobKind | None = None,
-    status: JobStatus | None = None,
+    kind: Annotated[
+        JobKind | None, Query(description="jobs of this kind; null: of every kind but shard and merge")
+    ] = None,
+    status: Annotated[JobStatus | None, Query(description="jobs in this state; null: in any")] = None,
     label: Labels = None,
     limit: Limit = FIRST_PAGE,
     cursor: Cursor = None,
@@ -189,7 +191,7 @@ def list_examples(opened: Opened, job_id: JobId) -> Any:
         file=f"{base}.safetensors" if result.get("examples_file") else None,
         pruned_at=result.get("examples_pruned_at"),
         items=[
-            Example(**{**example, **{part: f"{base}/{index}/{part}.png" for part in Example.model_fields}})
+            Example(**{**example, **{part: f"{base}/{index}/{part}.png" for part in references.PICTURES}})
             for index, example in enumerate(kept)
         ],
     )

@@ -17,7 +17,10 @@ from models.evaluation_spec import MAX_EXAMPLES
 
 router = APIRouter(tags=["jobs"])
 
-Part = Literal["clean", "adversarial", "difference"]
+Part = Annotated[
+    Literal["clean", "adversarial", "difference"],
+    Path(description="the image before, after, or what the attack changed"),
+]
 _PNG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture.", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 }

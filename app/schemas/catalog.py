@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.records import ModelVersion
+from app.schemas.figures import Figures
+from app.schemas.results import shown_as
 from app.services.datasets import DatasetInfo
 from app.services.views import timestamp
 from models.attacks.spec import Attack
@@ -153,7 +155,10 @@ class VersionView(BaseModel):
     sha256: str = Field(description="hash of the weights file")
     size: int = Field(ge=0, description="bytes of the weights file")
     job: str | None = Field(None, description="the job that made it; null for an upload")
-    metrics: dict[str, Any] = Field(description="what its job measured")
+    metrics: dict[str, Any] = Field(
+        description="the numbers of its job's result; empty for an upload",
+        json_schema_extra=shown_as(Figures, or_else={"type": "object", "maxProperties": 0}),
+    )
     aliases: list[str] = Field(description="aliases that mean this version")
     created_at: str = Field(description="ISO 8601, UTC")
 

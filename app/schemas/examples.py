@@ -70,20 +70,13 @@ PROTOCOL: dict[str, Any] = {
     "seed": 0,
 }
 
-JOB: dict[str, Any] = {
-    "id": "019a1b2c3d4e7f8090a1b2c3d4e5f607",
-    "kind": "probe",
-    "status": "running",
-    "spec": {**PROBE, "seed": 0},
-    "progress": {"done": 120, "total": 400, "unit": "step", "eta_seconds": 93.1, "stage": "train"},
-    "result": None,
-    "error": None,
-    "attempt": 1,
-    "parent": None,
-    "step": None,
-    "children": [],
-    "labels": {"team": "vision"},
-    "created_at": "2026-01-31T12:00:00.000Z",
-    "started_at": "2026-01-31T12:00:01.000Z",
-    "finished_at": None,
+IMAGES: dict[str, Any] = {
+    "images": [
+        {
+            "base64": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEklEQVR42mNk"
+            "UIAAJgYoII8BAD0oAPARRQaGAAAAAElFTkSuQmCC",
+            "filename": "ramp.png",
+        }
+    ]
 }
+"""A grey picture of 8×8 pixels."""

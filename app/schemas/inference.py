@@ -61,26 +61,6 @@ class Prediction(BaseModel):
 class Classification(BaseModel):
     """Answer of POST /classify."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": "clead-r18@2",
-                "predictions": [
-                    {
-                        "index": 0,
-                        "filename": "cat.png",
-                        "label": "cat",
-                        "class_index": 3,
-                        "probability": 0.93,
-                        "top_k": [{"label": "cat", "class_index": 3, "probability": 0.93}],
-                        "adversarial": None,
-                        "error": None,
-                    }
-                ],
-            }
-        }
-    )
-
     model: str = Field(description="the version that answered, as name@version")
     predictions: list[Prediction] = Field(description="one entry an image, in the request's order")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from app.records import JobKind, JobStatus
-from app.schemas import examples
+from app.schemas.results import RESULTS, Failure, shown_as
 from app.services.presets import ProtocolParams
 from app.services.specs import method_refusal
 from models.corruption_spec import CorruptionParams
@@ -121,8 +121,6 @@ class Progress(BaseModel):
 class JobView(BaseModel):
     """A run: what was asked, how far it is, and what came out."""
 
-    model_config = ConfigDict(json_schema_extra={"example": examples.JOB})
-
     id: str = Field(description="opaque, sortable by time of creation")
     kind: JobKind = Field(description="what the job does; a shard and a merge are parts of an evaluation")
     status: JobStatus = Field(description="succeeded, failed and cancelled are final until a resume")
@@ -130,16 +128,14 @@ class JobView(BaseModel):
     progress: Progress | None = Field(None, description="null before the first report")
     result: dict[str, Any] | None = Field(
         None,
-        description=(
-            "what came out; null until the job succeeded. A training: `model`, `images_per_second`, `final_loss`, …; "
-            "a probe: `model`, `clean_accuracy`; both have `warnings` with `code` and `detail`; "
-            "an evaluation: `clean_accuracy`, `attacks` with `robust_accuracy`, `ci95`, `success_rate`, …, and "
-            "`warnings` with `code`, `detail` (the evidence) and `advice`; "
-            "corruptions: `mean_corruption_accuracy`, `corruptions`, `severities`; "
-            "a protocol: `protocol`, and `rows` with the `warnings` of their steps. Accuracies are fractions in [0, 1]"
-        ),
+        description="what came out, by `kind`; null until the job succeeded. Accuracies are fractions in [0, 1]",
+        json_schema_extra=shown_as(*RESULTS.values(), or_else={"type": "null"}),
     )
-    error: dict[str, Any] | None = Field(None, description="a problem object that says why the job failed")
+    error: dict[str, Any] | None = Field(
+        None,
+        description="why the job failed; null: it did not",
+        json_schema_extra=shown_as(Failure, or_else={"type": "null"}),
+    )
     attempt: int = Field(ge=0, description="how many times a worker has begun it")
     parent: str | None = Field(None, description="the protocol or evaluation that this one is a step of")
     step: str | None = Field(None, description="which step of its parent it is")
@@ -169,6 +165,16 @@ class Example(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    index: int = Field(ge=0, description="position of the image among those evaluated on")
+    label: str = Field(description="its true class")
+    clean_prediction: str = Field(description="the class that the model sees in the image as it was")
+    adversarial_prediction: str = Field(description="the class that it sees in the attacked image")
+    attack: str = Field(description="the attack that is shown")
+    linf: float = Field(ge=0, le=1, description="Linf norm of the perturbation, pixels in [0, 1]")
+    l2: float = Field(ge=0, description="L2 norm of the perturbation, pixels in [0, 1]")
+    survives_8bit: bool | None = Field(
+        None, description="still wrong after rounding to 8 bits; null: the attack did not break the image"
+    )
     clean: str = Field(description="link to the PNG of the image as it was")
     adversarial: str = Field(description="link to the PNG of the attacked image")
     difference: str = Field(description="link to the PNG of the difference × 10; mid-grey is no change")
@@ -177,10 +183,7 @@ class Example(BaseModel):
 class Examples(BaseModel):
     """Examples kept by an evaluation."""
 
-    items: list[Example] = Field(
-        description="images with their links, labels and both predictions; `survives_8bit`: still wrong after rounding "
-        "to 8 bits, null if the attack did not break the image"
-    )
+    items: list[Example] = Field(description="a random sample of the attacked images")
     file: str | None = Field(None, description="link to the exact pixels, safetensors; null: none are kept")
     pruned_at: str | None = Field(
         None, description="when the examples were removed to save space; ISO 8601, UTC; null: they were not"

@@ -59,9 +59,17 @@ class AnyAttack:
         return core_schema.no_info_plain_validator_function(partial(parse_attack, fits=self.fits))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        fitting = [entry for entry in ATTACKS.entries() if self.fits(entry)]
-        options = [handler(entry.params.__pydantic_core_schema__) for entry in fitting]
+        fitting = [entry.params for entry in ATTACKS.entries() if self.fits(entry)]
+        options = [one.__get_pydantic_json_schema__(one.__pydantic_core_schema__, handler) for one in fitting]
+        options += [_as_cw(one) for one in options if one["properties"]["name"]["const"] in _CW_BY_NORM.values()]
         return {"oneOf": options, "discriminator": {"propertyName": "name"}}
+
+
+def _as_cw(option: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of CW-L2 or CW-Linf under its other name."""
+    name = {**option["properties"]["name"], "const": "cw", "description": "with this name, `norm` must be given"}
+    del name["default"]
+    return {**option, "properties": {**option["properties"], "name": name}, "required": ["name", "norm"]}
 
 
 def refusal(location: tuple[str | int, ...], value: Any, message: str) -> ValidationError:

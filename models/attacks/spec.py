@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, field_validator
+from pydantic_core import CoreSchema
 
 from models.fields import Pixels, inside_pixel_range, pixel_schema
 from models.registry import Registry
@@ -27,7 +28,16 @@ _USUAL_EPS: dict[Norm, float] = {"linf": 8 / 255, "l2": 0.5}
 class AttackParams(Spec):
     """Base of every attack's parameters; ``name`` is narrowed to the attack's own name by each."""
 
-    name: str
+    name: str = Field(description="the attack; see GET /attacks")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """A field that an attack has fixed (``name``, a ``norm``) says so."""
+        shape = handler(schema)
+        for field in handler.resolve_ref_schema(shape)["properties"].values():
+            if "const" in field:
+                field.setdefault("description", f"always {field['const']}")
+        return shape
 
     @property
     def radius(self) -> tuple[Norm, float] | None:

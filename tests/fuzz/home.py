@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from app import security
+from app.api import documentation
 from app.records import Job, MetricPoint
 from app.records.session import Database
 from app.schemas import examples
@@ -122,8 +123,11 @@ def furnish(settings: Settings, client: httpx.Client, folder: Path) -> Home:
     with database.writing() as session:
         session.get_one(Job, home.jobs[1]).status = "failed"
         done = session.get_one(Job, home.done)
-        done.status, done.result = "succeeded", _result(done.spec, examples_file={"sha256": artifact.sha256})
-        done.examples = [{"index": 0, **dict.fromkeys(("clean", "adversarial", "difference"), artifact.sha256)}]
+        done.status, done.result = (
+            "succeeded",
+            _result(done.spec, examples_file={"sha256": artifact.sha256, "size": len(PICTURE)}),
+        )
+        done.examples = [_example() | dict.fromkeys(references.PICTURES, artifact.sha256)]
         points = [MetricPoint(job_id=done.id, series="loss", step=step, value=1 / step) for step in range(1, 50)]
         session.add_all(points)
     database.close()
@@ -131,12 +135,17 @@ def furnish(settings: Settings, client: httpx.Client, folder: Path) -> Home:
 
 
 def _result(spec: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What an evaluation of ``spec`` answers, as far as /compare reads it."""
-    measured = {"robust_accuracy": 0.5, "ci95": [0.4, 0.6], "access": "white-box"}
-    return {
-        "model": spec["model"],
-        "dataset": {"name": "digits", "split": "test", "size": 360, "sha256": "0" * 64},
-        "clean_accuracy": 0.9,
-        "attacks": [{"name": attack["name"], "spec": attack, **measured} for attack in spec["attacks"]],
-        **more,
-    }
+    """What an evaluation of ``spec`` answers: the documented one, under other attacks."""
+    result: dict[str, Any] = _answer("GET /jobs/{job_id}", called="evaluate")["result"]
+    attack = result["attacks"][0]
+    attacks = [{**attack, "name": asked["name"], "spec": asked} for asked in spec["attacks"]]
+    return {**result, "model": spec["model"], "attacks": attacks, **more}
+
+
+def _example() -> dict[str, Any]:
+    example: dict[str, Any] = _answer("GET /jobs/{job_id}/examples", called="an answer")["items"][0]
+    return example
+
+
+def _answer(operation: str, *, called: str) -> Any:
+    return documentation.answers_recorded()[operation]["application/json"][called]

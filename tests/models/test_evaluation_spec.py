@@ -93,9 +93,11 @@ def test_requirements_read_the_comparison():
 def test_the_schema_lists_every_attack_with_bounds():
     schema = EvaluationParams.model_json_schema()["properties"]["attacks"]["items"]
     by_name = {option["properties"]["name"]["const"]: option["properties"] for option in schema["oneOf"]}
-    assert list(by_name) == list(ATTACKS) and len(by_name) == 17
+    assert list(by_name) == [*ATTACKS, "cw"] and len(by_name) == 18
     for properties in by_name.values():
-        bare = [name for name, field in properties.items() if name != "name" and "description" not in str(field)]
-        assert bare in ([], ["norm"]), "a parameter says what it is; an attack of one norm has a constant there"
+        assert all("description" in field for field in properties.values()), "a parameter says what it is"
+    under_the_other_name = [option for option in schema["oneOf"] if option["properties"]["name"]["const"] == "cw"]
+    assert [option["properties"]["norm"]["const"] for option in under_the_other_name] == ["l2", "linf"]
+    assert all({"name", "norm"} <= set(option["required"]) for option in under_the_other_name)
     assert by_name["pgd"]["eps"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 1000}
     assert by_name["pgd"]["step_size"]["anyOf"][0]["exclusiveMinimum"] == 0

@@ -144,7 +144,9 @@ def test_examples_link_to_their_pictures(client: TestClient, database: Database,
     }
     storage = Storage(settings.storage_url).scoped(f"examples/{job_id}")
     stored = {part: storage.put_bytes(data).sha256 for part, data in pictures.items()}
-    change(database, job_id, examples=[{"index": 7, "label": "cat", "adversarial_prediction": "dog", **stored}])
+    seen = {"index": 7, "label": "cat", "clean_prediction": "cat", "adversarial_prediction": "dog"}
+    measured = {"attack": "pgd", "linf": 0.1, "l2": 0.5}
+    change(database, job_id, examples=[{**seen, **measured, **stored}])
     kept = storage.put_bytes(b"exact pixels")
     change(database, job_id, result={"examples_file": {"sha256": kept.sha256, "size": kept.size}})
     listed = client.get(f"/jobs/{job_id}/examples").json()

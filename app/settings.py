@@ -14,6 +14,7 @@ from app.cores import torch_threads
 from app.redaction import Redactor, url_password
 
 MIB = 1024 * 1024
+DEVICE_ADVICE = "set CLEAD_DEVICE to auto, cpu or cuda:N"
 
 
 class Settings(BaseSettings):
@@ -65,7 +66,7 @@ class Settings(BaseSettings):
     job_memory_bytes: int = Field(
         0, ge=0, description="most memory of its own that a job's process may take; 0: as much as there is (Linux)"
     )
-    device: str = Field("auto", max_length=50, description='torch device of the workers: "auto", "cpu", "cuda:0"')
+    device: str = Field("auto", max_length=50, description='torch device of workers and API: "auto", "cpu", "cuda:0"')
 
     threads: int = Field(0, ge=0, le=1024, description="torch threads of a process; 0: all cores but one")
 

@@ -25,9 +25,10 @@ from app.folders import sweep
 from app.records.session import Database
 from app.schemas.problems import problem_responses
 from app.security import Scope
-from app.settings import Settings
+from app.settings import DEVICE_ADVICE, Settings
 from app.web import pages
 from migrations import NewerSchemaError, refuse_newer
+from models.precision import DeviceError
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,14 @@ ROUTERS: dict[ModuleType, Scope] = {
     inference: "classify",
 }
 """With the scope that their routes take at least; a route that takes more says so itself."""
+
+
+def _open(settings: Settings, telemetry: Telemetry) -> Resources:
+    try:
+        return Resources.open(settings, metrics=telemetry.inference)
+    except DeviceError as error:
+        log.critical("not starting: %s; %s", error, DEVICE_ADVICE)
+        raise
 
 
 def _refuse_newer_schema(database: Database) -> None:
@@ -82,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.resources = resources = Resources.open(settings, metrics=telemetry.inference)
+        app.state.resources = resources = _open(settings, telemetry)
         await run_in_threadpool(_refuse_newer_schema, resources.database)
         for folder in await run_in_threadpool(sweep, settings.work_dir):
             log.info("removed %s, left by a process that was killed", folder.name)

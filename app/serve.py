@@ -25,8 +25,9 @@ from app.api.request_log import access_log
 from app.main import create_app
 from app.records.session import Database
 from app.services import tokens
-from app.settings import Settings, secret_files
+from app.settings import DEVICE_ADVICE, Settings, secret_files
 from migrations import NewerSchemaError, upgrade
+from models.precision import DeviceError, pick_device
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,13 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     """Migrate, start the API and one worker, and run until SIGINT or SIGTERM.
 
     ``on_ready`` is called with the address once connections are accepted. Raises :class:`ServeError`
-    if the port or the home folder is taken.
+    if the port or the home folder is taken, or the device is not there.
     """
     settings = _configure_logs(settings)
+    try:
+        pick_device(settings.device)
+    except DeviceError as error:
+        raise ServeError(f"{error}; {DEVICE_ADVICE}") from None
     settings.home.mkdir(parents=True, exist_ok=True)
     with _exclusive(settings.home), _listen(settings.host, settings.port) as listener:
         try:

@@ -14,6 +14,7 @@ from app.cores import torch_threads
 from app.redaction import Redactor, url_password
 
 MIB = 1024 * 1024
+DEVICE_ADVICE = "set CLEAD_DEVICE to auto, cpu or cuda:N"
 
 
 class Settings(BaseSettings):
@@ -58,16 +59,14 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(30.0, gt=0, le=86400, description="a worker silent for this long loses its job")
     heartbeat_seconds: float = Field(1.0, gt=0, le=3600, description="how often a worker renews its lease")
-    reaper_seconds: float = Field(5.0, gt=0, le=3600, description="how often an idle worker looks for lost jobs")
+    reaper_seconds: float = Field(5.0, gt=0, le=3600, description="how often a worker shows itself and looks for jobs")
     checkpoint_seconds: float = Field(30.0, ge=0, le=86400, description="time between resume checkpoints")
     stop_seconds: float = Field(30.0, gt=0, le=3600, description="grace for a job to save itself before a kill")
     max_attempts: int = Field(3, ge=1, le=1000, description="deaths without a new checkpoint before a job fails")
     job_memory_bytes: int = Field(
         0, ge=0, description="most memory of its own that a job's process may take; 0: as much as there is (Linux)"
     )
-    device: str = Field(
-        "auto", max_length=50, description='torch device of workers and of /classify: "auto", "cpu", "cuda:0"'
-    )
+    device: str = Field("auto", max_length=50, description='torch device of workers and API: "auto", "cpu", "cuda:0"')
 
     threads: int = Field(0, ge=0, le=1024, description="torch threads of a process; 0: all cores but one")
 
@@ -124,10 +123,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_lease(self) -> Settings:
+        needed = "CLEAD_LEASE_SECONDS must be at least twice"
         if self.heartbeat_seconds * 2 > self.lease_seconds:
-            raise ValueError(
-                "CLEAD_LEASE_SECONDS must be at least twice CLEAD_HEARTBEAT_SECONDS: a late beat loses the job"
-            )
+            raise ValueError(f"{needed} CLEAD_HEARTBEAT_SECONDS: a late beat loses the job")
+        if self.reaper_seconds * 2 > self.lease_seconds:
+            raise ValueError(f"{needed} CLEAD_REAPER_SECONDS: a worker is taken for gone that looks late")
         return self
 
     def described(self) -> list[tuple[str, str, str, str]]:

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from math import isclose
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from bench.machine import described as machine
 from bench.machine import on_gpu
 from bench.methods_plan import WAYS
 from bench.methods_table import least, read, results_of, rewrite, with_attack
+from bench.signals import end_in_order_at_sigterm
 from bench.strong import registered
 from bench.victims import CACHE, cifar10
 from models.data import Dataset, load, subset
@@ -68,7 +67,7 @@ def main() -> None:
     rows.sort(key=least, reverse=True)  # what takes long comes first
     eps = perturbation_size(dataset.image_shape)
     on = machine(chosen.device)["processor"]
-    signal.signal(signal.SIGTERM, _end)
+    end_in_order_at_sigterm()
     with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
         home = chosen.home / "service"
         began = {pool.submit(_attacked, home, row, chosen.archive, images, eps, chosen.device): row for row in rows}
@@ -81,13 +80,6 @@ def main() -> None:
             add = partial(with_attack, row=row, name="autoattack", found={**found, "on": on})
             rewrite(name, chosen.preset, add)
     print(rewrite(name, chosen.preset, lambda report: report))
-
-
-def _end(*_: object) -> None:
-    """With the processes that attack, which would go on for minutes."""
-    for child in active_children():
-        child.terminate()
-    sys.exit(143)
 
 
 def _dataset(archive: Path | None) -> Dataset:

@@ -33,6 +33,7 @@ from bench.scale_load import measure
 from bench.scale_requests import Requests
 from bench.scale_service import LOADING, POSTGRES, Servers, real_samples, servers
 from bench.scale_workers import drain, pick_up
+from bench.signals import end_in_order_at_sigterm
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 LOADS = {"1x1": (1, 1), "8x1": (8, 1), "8x2": (8, 2)}
@@ -46,6 +47,7 @@ WHOLE_REQUESTS = 10
 
 def main() -> None:
     options = _options()
+    end_in_order_at_sigterm()
     options.folder.mkdir(parents=True, exist_ok=True)
     report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with servers(options.folder) as running:

@@ -31,6 +31,7 @@ from app.records.session import Database
 from app.services import datasets, jobs, specs, workers
 from app.settings import Settings
 from app.storage import Storage
+from bench.signals import end_in_order_at_sigterm
 from migrations import upgrade
 from models.data import check_upload
 
@@ -131,6 +132,7 @@ def main(archive: Path | None, *, images: int, steps: int, shard_size: int) -> N
         "attacks": [{"name": "pgd", **ball}, {"name": "cw-linf", **ball}],
         "shard_size": shard_size,
     }
+    end_in_order_at_sigterm()
     with tempfile.TemporaryDirectory(prefix="clead-bench-") as folder:
         service = Service(Path(folder) / "home")
         service.upload(archive or digits(Path(folder) / "digits.npz"))

@@ -14,13 +14,27 @@ from models.specs import Precision
 Resolved = Literal["float32", "bfloat16"]
 
 
+class DeviceError(RuntimeError):
+    """There is no such device here."""
+
+
 def pick_device(wanted: str = "auto") -> torch.device:
-    """``auto``: the first CUDA device, else Apple's, else the CPU; any other text is torch's own name of a device."""
-    if wanted != "auto":
-        return torch.device(wanted)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """``auto``: the first CUDA device, else Apple's, else the CPU; any other text is torch's own name of a device.
+
+    Raises :class:`DeviceError`. Devices are counted, which takes none of their memory.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        found = torch.get_device_module(device).device_count()
+    except RuntimeError:  # torch knows no such kind, or has no module for it
+        found = 0
+    if found == 0 or (device.index or 0) >= found:
+        raise DeviceError(f"torch finds no device {wanted!r} on this machine")
+    return device
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Resolved:

@@ -48,9 +48,10 @@ def _another_attempt_may_do(error: BaseException) -> bool:
     from torch import AcceleratorError
 
     from models.data.download import DownloadError
+    from models.precision import DeviceError
     from worker.crew import LostProcessError
 
-    passing = LostProcessError | AcceleratorError | DownloadError
+    passing = LostProcessError | AcceleratorError | DeviceError | DownloadError
     return is_out_of_memory(error) or is_disk_full(error) or isinstance(error, passing)
 
 

@@ -20,6 +20,7 @@ from app.settings import Settings, settings_or_exit
 from migrations import NewerSchemaError, refuse_newer
 from worker import tasks
 from worker.context import Worker
+from worker.device import missing_device
 from worker.leftovers import sweep_storage
 from worker.reaper import Reaper
 
@@ -30,10 +31,13 @@ def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, embedded: 
     """Serve ``queues`` until SIGTERM or SIGINT; the running job then saves a checkpoint and is handed back.
 
     ``embedded``: also stop when stdin ends, which it does when the process that started this one is gone.
-    Call it from the main thread: signals arrive there. Raises NewerSchemaError.
+    Call it from the main thread: signals arrive there. Raises NewerSchemaError; SystemExit where the device is missing.
     """
     worker = Worker.open(settings, queues=tuple(queues))
     logs.configure(settings.log_format, level=settings.log_level, secrets=settings.secrets, worker=worker.id)
+    if (reason := missing_device(settings.device)) is not None:
+        log.critical("not starting: %s", reason)
+        raise SystemExit(1)
     _refuse_newer_schema(worker)
     close_metrics = _serve_metrics(worker)
     for folder in [*sweep(settings.work_dir), *sweep(settings.arriving_dir)]:

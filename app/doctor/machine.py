@@ -11,7 +11,8 @@ import torch
 
 from app.cores import cores
 from app.doctor.findings import Finding, Site, failed, ok, warning
-from app.settings import MIB
+from app.settings import DEVICE_ADVICE, MIB
+from models.precision import pick_device
 
 SCARCE, TOO_LITTLE = 2048 * MIB, 256 * MIB
 """Free bytes: a training's checkpoints and a data set fit below the first seldom, below the second never."""
@@ -49,11 +50,11 @@ def device(site: Site) -> Iterator[Finding]:
     """The torch device can be used, and there are no more threads than cores."""
     wanted = site.settings.device
     try:
-        found = torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        found = pick_device(wanted)
         torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        yield failed("device", f"{wanted} cannot be used: {reason}", advice="set CLEAD_DEVICE to auto, cpu or cuda:N")
+        yield failed("device", f"{wanted} cannot be used: {reason}", advice=DEVICE_ADVICE)
         return
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else "no GPU is used"
     yield ok("device", f"torch {torch.__version__} on {found} ({name}), {site.settings.torch_threads} threads")

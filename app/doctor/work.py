@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.doctor.findings import Finding, Site, failed, ok
 from app.queue import QUEUES
-from app.records import Job
+from app.records import UNFINISHED, Job
 from app.services import load
 from app.services import workers as worker_service
 
@@ -67,6 +67,7 @@ def _waiting_beside_idle(session: Session, *, lease_seconds: float) -> set[str]:
     found: set[str] = set()
     for queue in {queue for worker in idle for queue in worker.queues}:
         if queue in oldest and oldest[queue].total_seconds() > LONG_SECONDS:
-            waiting = select(Job.id).where(Job.queue == queue, Job.status == "queued", Job.cancel_requested.is_(False))
-            found |= set(session.scalars(waiting.order_by(Job.id).limit(len(idle))))
+            waiting = select(Job.id).where(UNFINISHED, Job.queue == queue, Job.status == "queued")
+            waiting = waiting.where(Job.cancel_requested.is_(False)).order_by(Job.id).limit(len(idle))
+            found |= set(session.scalars(waiting))
     return found

@@ -267,8 +267,8 @@ def shorten_leases(session: Session, *, lease_seconds: float) -> int:
     They do once the database's clock was set back. A worker that lives renews its lease in a moment; without this the
     job of one that died would wait for as long as the clock was set back.
     """
-    late = and_(Job.status == "running", Job.lease_until > epoch_now() + 2 * lease_seconds)
-    shortened = update(Job).where(late).values(lease_until=epoch_now() + lease_seconds)
+    late = (UNFINISHED, Job.status == "running", Job.lease_until > epoch_now() + 2 * lease_seconds)
+    shortened = update(Job).where(*late).values(lease_until=epoch_now() + lease_seconds)
     return _rows(session.execute(shortened.execution_options(synchronize_session=False)))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, NotFoundError
-from app.records import Job, Model, ModelAlias, ModelVersion, utc_now
+from app.records import UNFINISHED, Job, Model, ModelAlias, ModelVersion, utc_now
 from app.records.upsert import insert
 from app.services.paging import DEFAULT_LIMIT, Page, make_cursor, read_cursor, take_limit
 from app.services.tokens import Principal
@@ -162,29 +162,37 @@ def delete_version(session: Session, name: str, *, version: int) -> str:
     Returns the sha256 of its weights, for :func:`app.services.artifacts.delete_unused` after the commit.
     """
     found = get_version(session, name, version)
-    aliases = [alias for alias, number in list_aliases(session, name).items() if number == version]
-    if aliases:
-        raise ConflictError(f"{found.reference} carries the alias {', '.join(aliases)}; move or delete it first")
-    users = _unfinished_users(session, found.reference)
-    if users:
-        raise ConflictError(f"{found.reference} is needed by the unfinished job {users[0]}; cancel it first")
-    session.delete(found)
-    session.flush()
+    _delete(session, name, [found])
     return found.sha256
 
 
 def delete_model(session: Session, name: str) -> list[str]:
     """Writing. Forget every version of ``name``; returns the hashes of their weights, as :func:`delete_version`."""
     versions = list_versions(session, name)
-    hashes = [delete_version(session, name, version=version.version) for version in versions]
+    _delete(session, name, versions)
     session.execute(delete(ModelAlias).where(ModelAlias.name == name))
-    return hashes
+    return [version.sha256 for version in versions]
 
 
-def _unfinished_users(session: Session, reference: str) -> list[str]:
-    """Ids of the queued and running jobs whose spec names ``reference`` anywhere."""
-    query = select(Job).where(Job.status.in_(("queued", "running"))).order_by(Job.id)
-    return [job.id for job in session.scalars(query) if reference in references(job.spec).values()]
+def _delete(session: Session, name: str, versions: Sequence[ModelVersion]) -> None:
+    """Writing. Forget these versions of ``name``, unless one of them is needed."""
+    aliases = list_aliases(session, name)
+    users = _unfinished_users(session)
+    for version in versions:
+        carried = [alias for alias, number in aliases.items() if number == version.version]
+        if carried:
+            raise ConflictError(f"{version.reference} carries the alias {', '.join(carried)}; move or delete it first")
+        if version.reference in users:
+            job_id = users[version.reference]
+            raise ConflictError(f"{version.reference} is needed by the unfinished job {job_id}; cancel it first")
+        session.delete(version)
+    session.flush()
+
+
+def _unfinished_users(session: Session) -> dict[str, str]:
+    """Reference of every model that the spec of a queued or running job names → id of one such job."""
+    unfinished = session.execute(select(Job.id, Job.spec).where(UNFINISHED))
+    return {reference: job_id for job_id, spec in unfinished for reference in references(spec).values()}
 
 
 def references(spec: Mapping[str, Any]) -> dict[str, str]:

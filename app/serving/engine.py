@@ -22,6 +22,7 @@ from app.settings import Settings
 from app.storage import CorruptArtifactError, Storage
 from models.checkpoints import CheckpointError, load_model
 from models.networks import Classifier, ImageModel
+from models.precision import pick_device
 from models.specs import ModelCard
 
 MODELS_IN_MEMORY = 4
@@ -67,13 +68,13 @@ class Served:
 
 
 class Engine:
-    """Serves model versions on one device. Threads may share it."""
+    """Serves model versions on one device. Threads may share it. Raises DeviceError where it is not there."""
 
     def __init__(self, settings: Settings, storage: Storage, *, metrics: InferenceMetrics | None = None) -> None:
         self.metrics = metrics or InferenceMetrics()
         self._storage = storage
         self._work_dir = settings.work_dir
-        self._device = torch.device(_device_name(settings.device))
+        self._device = pick_device(settings.device)
         self._lock = threading.Lock()
         self._served: OrderedDict[_Key, Served] = OrderedDict()
         self._loading: dict[_Key, Future[Served]] = {}
@@ -169,9 +170,3 @@ class Engine:
 
 def _key(version: ModelVersion) -> _Key:
     return version.reference, version.sha256
-
-
-def _device_name(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -24,9 +24,12 @@ def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert Settings(home=Path("here")).home == tmp_path / "here"
 
 
-def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
-    with pytest.raises(ValidationError, match="twice CLEAD_HEARTBEAT_SECONDS"):
-        Settings(lease_seconds=1, heartbeat_seconds=1)
+@pytest.mark.parametrize("beat", ["heartbeat_seconds", "reaper_seconds"])
+def test_a_lease_shorter_than_two_beats_is_refused(beat: str) -> None:
+    beats = {"heartbeat_seconds": 0.1, "reaper_seconds": 0.1}
+    with pytest.raises(ValidationError, match=f"CLEAD_LEASE_SECONDS must be at least twice CLEAD_{beat.upper()}"):
+        Settings(lease_seconds=1, **{**beats, beat: 0.6})
+    assert Settings(lease_seconds=1, **{**beats, beat: 0.5}).lease_seconds == 1
 
 
 def test_every_option_is_described_and_passwords_are_masked() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.precision import training_algorithms
+from models.precision import DeviceError, pick_device, training_algorithms
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -21,3 +21,16 @@ def test_a_gpu_tries_convolutions_and_a_cpu_repeats_them(
         raise ArithmeticError
     assert torch.backends.cudnn.benchmark is before
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("wanted", ["cuda:77", "cuda:2", "gpu", "cuda:one", "cpu:1", "vulkan", "meta", ""])
+def test_a_device_that_is_not_there_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DeviceError, match=f"^torch finds no device '{wanted}' on this machine$"):
+        pick_device(wanted)
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "cuda", "cuda:1"])
+def test_a_device_that_is_there_is_taken_by_its_name(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(pick_device(wanted)) == wanted

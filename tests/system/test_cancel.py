@@ -16,7 +16,7 @@ from tests.system.trainings import QUICK, checkpoints, children_of, unbroken, we
 
 def test_a_cancel_that_comes_while_the_worker_claims(deployment: Deployment) -> None:
     """The message has arrived and the claim waits for the row that the cancel holds: nothing is started."""
-    worker = deployment.start_worker(reaper_seconds=3600)  # it looks once, and finds nothing
+    worker = deployment.start_worker(reaper_seconds=3600, lease_seconds=7200)  # it looks once, and finds nothing
     wait_for(lambda: " serves " in deployment.log.read_text(), seconds=150, what="the worker")
     job_id = deployment.submit("pretrain", QUICK, announce=False)
     with deployment.database.writing() as session:

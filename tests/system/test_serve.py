@@ -137,6 +137,19 @@ def test_a_taken_home_or_port_is_refused_in_words(tmp_path: Path) -> None:
         assert "Traceback" not in second.stderr + taken.stderr
 
 
+def test_a_device_that_is_not_there_is_refused_in_words(tmp_path: Path) -> None:
+    variables = {"CLEAD_DEVICE": "cuda:77", "COLUMNS": "200"}
+    ended = subprocess.run(
+        command(tmp_path / "home", "--port", "0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | variables,
+    )
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "torch finds no device 'cuda:77' on this machine; set CLEAD_DEVICE to auto" in ended.stderr
+
+
 def test_the_command_line_says_when_no_service_answers() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     asked = [sys.executable, "-m", "app.cli", "classify", __file__, "--url", url]

@@ -89,12 +89,3 @@ def test_a_stopped_worker_ends_both_processes_and_hands_the_job_back(laptop: Dep
     assert worker.wait(60) == 0
     assert laptop.job(job_id).status == "queued" and not lives(first) and not lives(mate)
     assert "Traceback" not in laptop.tail()
-
-
-def test_more_devices_than_there_are_fail_the_job_with_that_cause(laptop: Deployment) -> None:
-    """``meta`` stands for a device of which a machine has one."""
-    job_id = laptop.submit("pretrain", {**QUICK, "devices": 2})
-    laptop.start_worker(device="meta")
-    job = laptop.wait(job_id)
-    assert job.status == "failed" and job.error is not None
-    assert job.error["detail"] == "the job asks for 2 devices; this worker has 1"

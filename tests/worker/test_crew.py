@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,3 +51,13 @@ def test_processes_on_cpus_are_not_more_than_cores(
     with refused, crew(task_of(tmp_path, devices=asked), pipe=cast(Pipe, None)):
         pass
     assert not started
+
+
+def test_more_gpus_than_there_are_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a worker whose machine has two, and of one that was given the second of them."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for given, there in (("cuda", 2), ("cuda:1", 1)):
+        task = replace(task_of(tmp_path, devices=4), device=given)
+        refused = pytest.raises(TooFewDevicesError, match=f"^the job asks for 4 devices; this worker has {there}$")
+        with refused, crew(task, pipe=cast(Pipe, None)):
+            pass

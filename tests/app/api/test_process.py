@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -36,6 +38,14 @@ def test_a_real_server_outlives_harmful_requests(settings: Settings, register: R
         answer = client.post("/classify?model=tiny", files={"images": ("a.png", good)})
         assert answer.json()["predictions"][0]["error"] is None
         assert client.get("/healthz").status_code == 200
+
+
+def test_a_server_does_not_start_without_its_device(settings: Settings) -> None:
+    command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--port", "0"]
+    variables = {"CLEAD_HOME": str(settings.home), "CLEAD_DEVICE": "cuda:77"}
+    ended = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 3, "uvicorn's status of an application that did not start"
+    assert "not starting: torch finds no device 'cuda:77' on this machine; set CLEAD_DEVICE to auto" in ended.stderr
 
 
 def test_an_upload_is_refused_before_its_body(settings: Settings, issue: Issue) -> None:

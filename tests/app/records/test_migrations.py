@@ -22,8 +22,9 @@ from app.records.session import Database
 from app.serve import ServeError, serve
 from app.settings import Settings
 from app.storage import Storage
-from migrations import NewerSchemaError, UnknownRevisionError, move, upgrade
+from migrations import NewerSchemaError, UnknownRevisionError, is_current, move, upgrade
 from tests.conftest import new_database
+from tests.servers import wait_for
 
 
 def test_the_migrated_schema_is_that_of_the_records(database: Database) -> None:
@@ -32,7 +33,73 @@ def test_the_migrated_schema_is_that_of_the_records(database: Database) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_upgrading_at_once_from_many_processes_is_safe(tmp_path: Path) -> None:
+@pytest.fixture(params=("sqlite", "postgres"))
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Of an empty database of each kind."""
+    if request.param == "sqlite":
+        return Settings(home=tmp_path)
+    return Settings(home=tmp_path, database_url=new_database(request.getfixturevalue("postgres_server")))
+
+
+def conditions(database: Database) -> dict[str, tuple[dict[str, str], dict[str, Any]]]:
+    """Table → its CHECK constraints, and its indexes with their WHERE, without the parentheses around it."""
+    kind = database.engine.dialect.name
+    with database.engine.connect() as connection:
+        tables = inspect(connection)
+        return {
+            table: (
+                {str(check["name"]): check["sqltext"] for check in tables.get_check_constraints(table)},
+                {
+                    str(index["name"]): (
+                        index["column_names"],
+                        index["unique"],
+                        str(index.get("dialect_options", {}).get(f"{kind}_where")).strip("()"),
+                    )
+                    for index in tables.get_indexes(table)
+                },
+            )
+            for table in sorted(set(tables.get_table_names()) - {"alembic_version"})
+        }
+
+
+def test_conditions_of_checks_and_indexes_are_those_of_the_records(settings: Settings) -> None:
+    """Which alembic does not compare."""
+    database = Database(settings.database_url)
+    Base.metadata.create_all(database.engine)
+    expected = conditions(database)
+    checks, indexes = expected["jobs"]
+    assert "cancelled" in checks["ck_jobs_status"] and "queued" in indexes["ix_jobs_unfinished_queue_id_status"][2]
+    Base.metadata.drop_all(database.engine)
+    upgrade(settings)
+    assert conditions(database) == expected
+    database.close()
+
+
+def test_two_processes_that_migrate_at_once_both_end_well(tmp_path: Path, postgres_server: str) -> None:
+    """A table of the test's own, not committed yet, holds up whoever begins; the other has to wait for that one."""
+    url = new_database(postgres_server)
+    variables = {"CLEAD_HOME": str(tmp_path), "CLEAD_DATABASE_URL": url}
+    command = [sys.executable, "-m", "app.cli", "migrate"]
+    database = Database(url)
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with database.engine.connect() as held, database.engine.connect() as watching:
+        held.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
+        migrating = [subprocess.Popen(command, env=os.environ | variables) for _ in range(2)]
+        try:
+            watching = watching.execution_options(isolation_level="AUTOCOMMIT")
+            wait_for(lambda: watching.scalar(waiting) == 2, seconds=120, what="both")
+        finally:
+            held.rollback()
+            ended = [process.wait(120) for process in migrating]
+    assert ended == [0, 0]
+    with database.engine.connect() as connection:
+        assert is_current(connection)
+    database.close()
+
+
+def test_upgrading_a_file_at_once_is_safe(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     errors: list[Exception] = []
 
@@ -61,14 +128,6 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     with database.session() as session:
         assert session.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"
     database.close()
-
-
-@pytest.fixture(params=("sqlite", "postgres"))
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """Of an empty database of each kind."""
-    if request.param == "sqlite":
-        return Settings(home=tmp_path)
-    return Settings(home=tmp_path, database_url=new_database(request.getfixturevalue("postgres_server")))
 
 
 Rows = dict[str, list[dict[str, Any]]]

@@ -103,6 +103,7 @@ class Servers:
 def servers(folder: Path) -> Iterator[Servers]:
     """PostgreSQL and Redis in ``folder``, and a migrated database ``clead``."""
     options = [f"-c{name}={value}" for name, value in (POSTGRES | LOADING).items()]
+    folder = folder.resolve()  # PostgreSQL's programs run elsewhere
     (folder / "postgres").mkdir(exist_ok=True)
     (folder / "redis").mkdir(exist_ok=True)
     with postgres_in(folder / "postgres", options=options) as url, redis_on(free_port(), folder / "redis") as broker:

@@ -1,14 +1,15 @@
-"""Worst cases of hand-made outcomes: image by image, not attack by attack."""
+"""What a report makes of hand-made outcomes: worst cases image by image, and the quantiles of the norms."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from models.attacks.spec import ATTACKS, AttackParams
 from models.evaluation_evidence import AttackEvidence
-from models.evaluation_report import Outcome, worst_cases
+from models.evaluation_report import Outcome, attack_row, worst_cases
 from models.evaluation_spec import EvaluationParams
 
 
@@ -53,3 +54,24 @@ def test_an_image_stands_if_every_attack_of_the_ball_leaves_it() -> None:
         ("l2", ["pgd"], 0.75),
     ]
     assert found["worst_case_accuracy"] == 3 / 8
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([0.5, 0.1, 0.4, 0.2, 0.3], [0.1, 0.2, 0.3, 0.4, 0.5]),
+        ([0.4, 0.1, 0.3, 0.2], [0.1, 0.1, 0.2, 0.3, 0.4]),  # a quarter, a half and three quarters of four are images
+        ([0.3, torch.inf, 0.1, 0.2, torch.inf], [0.1, 0.2, 0.3, None, None]),
+        ([0.7], [0.7] * 5),
+        ([], [None] * 5),
+    ],
+)
+def test_a_quantile_is_the_smallest_norm_that_breaks_that_share_of_the_attacked_images(
+    found: list[float], expected: list[float | None]
+) -> None:
+    (cw,) = attacks({"name": "cw-l2"})
+    norms = torch.tensor([torch.inf, *found], dtype=torch.float64)  # the first image was wrong before the attack
+    fooled, right = norms.isfinite(), torch.arange(len(norms)) > 0
+    outcome = Outcome(ATTACKS["cw-l2"], cw, right, AttackEvidence(fooled, fooled, norms, norms, 0.0))
+    row = attack_row(outcome, torch.zeros(len(norms), dtype=torch.int64), classes=("a",))
+    assert row["l2_quantiles"] == dict(zip(("0.1", "0.25", "0.5", "0.75", "0.9"), expected, strict=True))

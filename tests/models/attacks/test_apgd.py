@@ -17,6 +17,7 @@ from models.attacks.objectives import is_right
 from models.attacks.spec import ATTACKS
 from models.attacks.threat import threat_model
 from models.attacks.victim import Tuning, Victim
+from tests.models.attacks.parity import Replay
 from tests.models.attacks.robust_digits import Robust, hardened
 
 FAMILY = ("apgd-ce", "apgd-dlr", "apgd-ce-targeted", "apgd-dlr-targeted")
@@ -31,26 +32,6 @@ def robust() -> Robust:
 @pytest.fixture(scope="module")
 def few_classes() -> dict[int, Robust]:
     return {classes: hardened(classes=classes, steps=40) for classes in (2, 3)}
-
-
-class Replay:
-    """The random numbers of another library: the same for every draw."""
-
-    def __init__(self, numbers: Tensor) -> None:
-        self._numbers = numbers
-
-    def uniform(self, like: Tensor) -> Tensor:
-        assert like.shape == self._numbers.shape
-        return self._numbers
-
-    def normal(self, like: Tensor) -> Tensor:
-        return self.uniform(like)
-
-    def select(self, chosen: Tensor) -> Replay:
-        return Replay(self._numbers[chosen])
-
-    def repeat(self, times: int) -> Replay:
-        return Replay(self._numbers.repeat_interleave(times, dim=0))
 
 
 def noise_of(count: int, *, first: int = 0) -> PerImageNoise:
@@ -97,6 +78,25 @@ def test_apgd_linf_ends_where_torchattacks_ends_from_the_same_start(robust, loss
     assert 10 < right.sum() < 80, "some must break and some must stand"
     assert torch.equal(standing(robust.model, ours, labels), right)
     torch.testing.assert_close(ours[right], best[right], atol=1e-5, rtol=0)
+
+
+def test_steps_that_pass_over_a_hill_are_halved_when_torchattacks_halves_them():
+    class Hill(nn.Module):
+        """Most unsure where the mean pixel is 0.52, and always right about class 0."""
+
+        def forward(self, points: Tensor) -> Tensor:
+            off = points.flatten(1).mean(dim=1) - 0.52
+            return torch.stack([torch.full_like(off, 0.05), -40 * off.square()], dim=1)
+
+    images = torch.linspace(0.4, 0.6, 16).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    labels = torch.zeros(16, dtype=torch.long)
+    for steps in (7, 30):
+        theirs = torchattacks.APGD(Hill(), norm="Linf", eps=EPS["linf"], steps=steps, loss="ce")
+        best, right = their_run(theirs, images, labels, seed=3)
+        params = apgd_ce.APGDCEParams(eps=EPS["linf"], steps=steps)
+        ours = apgd_ce.run(Victim(Hill()), images, labels, params, noise=started(images, norm="linf", seed=3))
+        assert right.all()
+        torch.testing.assert_close(ours, best, atol=1e-5, rtol=0)
 
 
 def test_apgd_l2_ends_where_torchattacks_ends_from_the_same_start(robust):

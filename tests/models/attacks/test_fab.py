@@ -12,6 +12,7 @@ from models.attacks.noise import PerImageNoise
 from models.attacks.objectives import is_right
 from models.attacks.threat import threat_model
 from models.attacks.victim import Tuning, Victim
+from tests.models.attacks.parity import Replay, watched
 
 COUNT, STEPS = 40, 25
 EPS = {"linf": 0.1, "l2": 0.5}
@@ -56,6 +57,23 @@ def test_it_finds_the_norms_of_torchattacks(victim, attacked):
     assert 0.97 <= ratio.median() <= 1.0001
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_it_looks_at_the_points_of_torchattacks_from_the_image_and_from_a_random_start(victim, norm):
+    images, labels = victim.right(12)
+    model, ours = watched(victim.model)
+    torch.manual_seed(5)
+    numbers = 2 * torch.rand(images.shape) - 1 if norm == "linf" else torch.randn(images.shape)
+    params = FABTParams(norm=norm, eps=0.05, steps=8, targets=1, restarts=2)  # nearer than any of their boundaries
+    run(Victim(model), images, labels, params, noise=Replay(numbers[:, None]))
+    model, seen = watched(victim.model)
+    theirs = torchattacks.FAB(model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=0.05, steps=8, multi_targeted=True)
+    theirs.target_class = 2
+    for random in (False, True):
+        torch.manual_seed(5)
+        theirs.attack_single_run_targeted(images, labels, use_rand_start=random)
+    torch.testing.assert_close(torch.stack(ours), torch.stack(seen), atol=1e-4, rtol=0)
+
+
 def test_fast_gradients_change_neither_success_nor_norms(victim, attacked):
     norm, images, labels, exact = attacked
     fast = attack(Victim(victim.model, tuning=FAST, batch_size=64), images, labels, norm=norm)
@@ -77,6 +95,27 @@ def test_stopping_inside_breaks_the_same_images_with_less_work(victim, attacked,
     full = Victim(victim.model, tuning=tuning)
     attack(full, images[:8], labels[:8], norm=norm, eps=eps)
     assert judge.work.gradients / COUNT < 0.9 * full.work.gradients / 8
+
+
+def brightness(points: Tensor) -> Tensor:
+    """Logits of two classes with the boundary at a mean pixel of 0.5, which low precision takes for 0.46."""
+    lead = points.flatten(1).mean(dim=1) - (0.46 if torch.is_autocast_enabled("cpu") else 0.5)
+    return torch.stack([-lead, lead], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "near", "far"),
+    [
+        (Tuning(), 1, 2 * 7),
+        (Tuning(precision="bfloat16"), 2 * 7 + 1, 2 * 7 + 2 * 7),  # to the end, and again in float32
+    ],
+)
+def test_an_image_leaves_with_its_first_point_inside_that_float32_calls_wrong(tuning, near, far):
+    for level, work in ((0.4, near), (0.1, far)):
+        image, label, victim = torch.full((1, 1, 4, 4), level), torch.tensor([0]), Victim(brightness, tuning=tuning)
+        point = attack(victim, image, label, eps=0.25, targets=1, steps=7, restarts=2, stop_inside=True)
+        assert victim.work.gradients == work
+        torch.testing.assert_close(point, torch.full_like(point, 0.5), atol=0.002, rtol=0)
 
 
 def test_an_image_does_not_depend_on_its_batch(victim):

@@ -14,6 +14,7 @@ from models.attacks.noise import PerImageNoise
 from models.attacks.objectives import is_right
 from models.attacks.threat import threat_model
 from models.attacks.victim import Tuning, Victim
+from tests.models.attacks.parity import watched
 
 COUNT = 50
 FAST = Tuning(folded=True, precision="bfloat16")
@@ -27,29 +28,50 @@ def sizes(points: Tensor, images: Tensor, norm: str) -> Tensor:
     return threat_model(norm, 0).size((points - images).double())
 
 
-def plain_l2(model: nn.Module, x: Tensor, label: int, *, steps: int) -> float:
-    """Algorithm 1 of the paper for one image in float64: the smallest norm found, infinite if none."""
-    delta, radius, best = torch.zeros_like(x), math.inf, math.inf
+def plain(
+    model: nn.Module, x: Tensor, label: int, *, norm: str, steps: int, step_size: float = 1.0
+) -> tuple[list[Tensor], float]:
+    """Algorithm 1 of the paper for one image: the points it looks at, and the smallest norm found, infinite if none."""
+    length = {"l2": torch.linalg.vector_norm, "linf": lambda delta: delta.abs().max()}[norm]
+    dual = {"l2": torch.linalg.vector_norm, "linf": lambda gradient: gradient.abs().sum()}[norm]
+    farthest = float(length(torch.maximum(x, 1 - x)))
+    delta, radius, best, path = torch.zeros_like(x), math.inf, math.inf, []
     for step in range(steps):
         cosine = (1 + math.cos(math.pi * step / steps)) / 2
-        alpha, gamma = 0.01 + 0.99 * cosine, 0.001 + 0.049 * cosine
+        alpha, gamma = step_size * (0.01 + 0.99 * cosine), 0.001 + 0.049 * cosine
         point = (x + delta).requires_grad_(True)
+        path.append(point.detach())
         logits = model(point[None])[0]
         others = torch.cat([logits[:label], logits[label + 1 :]])
         lead = others.max() - logits[label]
         (gradient,) = torch.autograd.grad(lead, point)
-        lead, size = lead.item(), float(delta.norm())
+        lead, size = lead.item(), float(length(delta))
         if lead >= 0:
             best = min(best, size)
             radius = min(radius * (1 - gamma), best)
         elif math.isinf(best):
-            radius = size + abs(lead) / float(gradient.norm())
+            radius = size + abs(lead) / float(dual(gradient))
         else:
             radius *= 1 + gamma
+        radius = min(radius, farthest)
         delta = delta + alpha * gradient / gradient.norm()
-        delta = delta * min(1.0, radius / float(delta.norm()))
+        delta = delta.clamp(-radius, radius) if norm == "linf" else delta * min(1.0, radius / float(delta.norm()))
         delta = (x + delta).clamp(0, 1) - x
-    return best
+    return path, best
+
+
+@pytest.mark.parametrize("step_size", [1.0, 0.1])  # out of the ball each time, and often not
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_it_looks_at_the_points_of_a_plain_loop(victim, norm, step_size):
+    # In double precision: many steps along a gradient's direction make a difference of what is rounded differently.
+    model, seen = watched(victim.model)
+    model.double()
+    images, labels = victim.right(16)
+    attack(Victim(model), images.double(), labels, norm=norm, steps=40, step_size=step_size)
+    ours = torch.stack(seen, dim=1)
+    for index, (x, label) in enumerate(zip(images.double(), labels.tolist(), strict=True)):
+        path, _ = plain(model, x, label, norm=norm, steps=40, step_size=step_size)
+        torch.testing.assert_close(ours[index], torch.stack(path), atol=1e-6, rtol=0)
 
 
 def test_linf_finds_the_norms_of_foolbox(victim):
@@ -71,7 +93,7 @@ def test_l2_finds_the_norms_of_a_plain_loop_and_every_image_falls(victim):
     model = victim.model.double()
     try:
         theirs = torch.tensor(
-            [plain_l2(model, x.double(), int(y), steps=60) for x, y in zip(images, labels, strict=True)]
+            [plain(model, x.double(), int(y), norm="l2", steps=60)[1] for x, y in zip(images, labels, strict=True)]
         )
     finally:
         model.float()

@@ -8,6 +8,7 @@ import torch
 from timm.optim import Lars as TimmLars
 from torch import nn
 
+from models.methods.spec import METHODS
 from models.optimization import build_optimizer, learning_rate
 from models.specs import OptimizerSpec, ScheduleSpec
 
@@ -47,6 +48,25 @@ def test_step_drops_at_its_milestones_and_cyclic_rises_and_falls_in_lines() -> N
     rises = [b - a for a, b in itertools.pairwise(values)]
     assert rises[:38] == pytest.approx([0.01] * 38) and rises[41:] == pytest.approx([-0.4 / 60] * 58)
     assert values[0] > 0 and values[-1] > 0
+
+
+@pytest.mark.parametrize("method", ["pgd-at", "trades", "las-at", "self-training"])
+def test_by_default_the_rate_of_adversarial_training_falls_at_epochs_100_and_105_of_110(method: str) -> None:
+    body = {"dataset": {"name": "digits"}} | ({"base_model": "m@1"} if method == "self-training" else {})
+    params = METHODS[method].params.model_validate(body)
+    updates = 391  # of an epoch: 50,000 images in batches of 128
+    found = [
+        learning_rate(
+            epoch * updates + update,
+            params.epochs * updates,
+            optimizer=params.optimizer,
+            schedule=params.schedule,
+            steps_per_epoch=updates,
+        )
+        for epoch in range(params.epochs)
+        for update in (0, updates - 1)
+    ]
+    assert found == pytest.approx([0.1] * 200 + [0.01] * 10 + [0.001] * 10)
 
 
 def test_lars_is_timms() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,8 @@ from models.evaluation_run import Run
 from models.evaluation_spec import EvaluationParams
 from models.evaluation_warnings import warnings
 from models.precision import exact_float32
-from models.progress import Reporter
+from models.progress import Reporter, Stopped
+from models.resuming import Checkpointing, Checkpoints, fingerprint
 from models.statistics import wilson_interval
 
 __all__ = ["AttackError", "EvaluationResult", "conclude", "evaluate", "measure", "wilson_interval"]
@@ -47,14 +47,16 @@ def evaluate(
     model_name: str = "",
     dataset_info: Mapping[str, Any] | None = None,
     sources: Mapping[str, nn.Module] | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> EvaluationResult:
     """Run every attack of ``params`` on the images that ``model`` gets right; it stays as it was, bit for bit.
 
     ``dataset_info`` goes into the result's ``dataset`` beside name, split and size. ``sources``: the models that
-    transfer attacks craft on, by reference. Raises ValueError without images, :class:`AttackError`, and Stopped when
-    the reporter asks.
+    transfer attacks craft on, by reference. ``checkpointing`` and errors: as in :func:`measure`.
     """
-    evidence = measure(model, images, params, reporter=reporter, device=device, sources=sources)
+    evidence = measure(
+        model, images, params, reporter=reporter, device=device, sources=sources, checkpointing=checkpointing
+    )
     return conclude(
         params,
         evidence,
@@ -75,42 +77,62 @@ def measure(
     sources: Mapping[str, nn.Module] | None = None,
     ids: Tensor | None = None,
     total: int | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> Evidence:
     """Attack ``images``, which are those at the positions ``ids`` (default: all) of the evaluation's ``total``.
 
     What happens to an image depends on the model, the spec and its position alone, not on the images beside it.
+    With ``checkpointing`` resume checkpoints are written between chunks of images and between the parts of an ensemble
+    attack; an evaluation that goes on from one sees, but for its seconds, what one that was never interrupted sees.
+    Raises ValueError without images, :class:`AttackError`, :class:`models.checkpoints.CheckpointError` for a checkpoint
+    of another evaluation, and :class:`models.progress.Stopped`, after a checkpoint, when the reporter asks.
     """
     if not len(images):
         raise ValueError("there are no images to evaluate on")
-    started = time.perf_counter()
+    ids = torch.arange(len(images)) if ids is None else ids
+    checkpoints = None
+    if checkpointing is not None:
+        run_id = fingerprint(params, f"{images.digest()} {ids.tolist()}")
+        checkpoints = Checkpoints(checkpointing, fingerprint=run_id, reporter=reporter)
     run = Run(
         images,
         params,
-        ids=torch.arange(len(images)) if ids is None else ids,
+        ids=ids,
         total=len(images) if total is None else total,
         reporter=reporter,
         device=torch.device(device),
+        checkpoints=checkpoints,
     )
-    with exact_float32(run.device):
-        run.take_on(model, sources or {})
-        run.clean()
-        attacks = tuple(run.attack(params) for params in params.attacks)
-        curve = run.curve(attacks)
-        health = run.health() if params.sanity_checks else {}
-        forwards, gradients = run.victim.work.forwards, run.victim.work.gradients
-        examples = run.rounded_examples()  # not counted: shards look at more examples than are kept in the end
+    try:
+        with exact_float32(run.device):
+            return _seen(run, images, params, model=model, sources=sources or {})
+    except Stopped:
+        run.save()
+        raise
+
+
+def _seen(
+    run: Run, images: ImageSet, params: EvaluationParams, *, model: nn.Module, sources: Mapping[str, nn.Module]
+) -> Evidence:
+    run.take_on(model, sources)
+    run.clean()
+    attacks = tuple(run.attack(params) for params in params.attacks)
+    curve = run.curve(attacks)
+    health = run.health() if params.sanity_checks else {}
+    forwards, gradients = run.victim.work.forwards, run.victim.work.gradients
+    examples = run.rounded_examples()  # not counted: shards look at more examples than are kept in the end
     return Evidence(
         ids=run.ids,
         labels=images.labels,
-        predictions=run.predictions,
-        right=run.right,
+        predictions=run.state.predictions,
+        right=run.state.right,
         attacks=attacks,
         curve=curve,
         examples=examples,
         health=health,
         forwards=forwards,
         gradients=gradients,
-        seconds=time.perf_counter() - started,
+        seconds=run.seconds,
     )
 
 

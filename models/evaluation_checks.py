@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from models.attacks.ensemble import PartEvidence
 from models.attacks.spec import Attack, AttackParams
 from models.attacks.threat import threat_model, within
-from models.evaluation_evidence import AttackEvidence, PartEvidence
+from models.evaluation_evidence import AttackEvidence
 
 
 class AttackError(RuntimeError):
@@ -28,33 +30,41 @@ class Strike:
     linf: Tensor
 
 
+@dataclass
 class Tally:
-    """The evidence of one attack, filled chunk by chunk."""
+    """The evidence of one attack, filled chunk by chunk; ``attacked`` counts the images of these."""
 
-    def __init__(self, images: int) -> None:
-        self._fooled = torch.zeros(images, dtype=torch.bool)
-        self._broken = torch.zeros(images, dtype=torch.bool)
-        self._l2 = torch.full((images,), torch.inf, dtype=torch.float64)
-        self._linf = self._l2.clone()
-        self._seconds = 0.0
-        self._parts: list[PartEvidence] = []
+    fooled: Tensor
+    broken: Tensor
+    l2: Tensor
+    linf: Tensor
+    attacked: int = 0
+    seconds: float = 0.0
+    parts: list[PartEvidence] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, images: int) -> Self:
+        """Of so many images, none of which was attacked yet."""
+        no, never = torch.zeros(images, dtype=torch.bool), torch.full((images,), torch.inf, dtype=torch.float64)
+        return cls(no, no.clone(), never, never.clone())
 
     def add(self, index: Tensor, strike: Strike, *, seconds: float, parts: Sequence[PartEvidence]) -> None:
         """``strike`` is what became of the images at the positions ``index`` (M,)."""
-        self._fooled[index], self._broken[index] = strike.fooled, strike.broken
-        self._l2[index] = torch.where(strike.fooled, strike.l2, torch.inf)
-        self._linf[index] = torch.where(strike.fooled, strike.linf, torch.inf)
-        self._seconds += seconds
-        sofar = self._parts or [PartEvidence(part.name, torch.zeros_like(self._broken), 0.0) for part in parts]
+        self.fooled[index], self.broken[index] = strike.fooled, strike.broken
+        self.l2[index] = torch.where(strike.fooled, strike.l2, torch.inf)
+        self.linf[index] = torch.where(strike.fooled, strike.linf, torch.inf)
+        self.attacked += len(index)
+        self.seconds += seconds
+        sofar = self.parts or [PartEvidence(part.name, torch.zeros_like(self.broken), 0.0) for part in parts]
         for whole, part in zip(sofar, parts, strict=True):
             whole.broken[index] = part.broken
-        self._parts = [
+        self.parts = [
             PartEvidence(whole.name, whole.broken, whole.seconds + part.seconds)
             for whole, part in zip(sofar, parts, strict=True)
         ]
 
     def evidence(self) -> AttackEvidence:
-        return AttackEvidence(self._fooled, self._broken, self._l2, self._linf, self._seconds, tuple(self._parts))
+        return AttackEvidence(self.fooled, self.broken, self.l2, self.linf, self.seconds, tuple(self.parts))
 
 
 def inside(params: AttackParams, sizes: dict[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.attacks.ensemble import PartEvidence
 from models.evaluation_examples import Example
 
 _META_KEY = "evidence"
@@ -20,15 +21,6 @@ _META_KEY = "evidence"
 
 class EvidenceError(ValueError):
     """Evidence that is damaged, or parts that do not make a whole."""
-
-
-@dataclass(frozen=True)
-class PartEvidence:
-    """One part of an ensemble attack: the images that it broke first, boolean (N,), and its seconds."""
-
-    name: str
-    broken: Tensor
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ class Progress:
         self._work_before = self._work.steps
         self._report(self._done)
 
+    def go_on(self, *, since: float) -> None:
+        """The chunk that comes next began when ``since`` steps had been worked: a part of it is done."""
+        self._work_before = since
+
     def tick(self) -> None:
         """Somewhere inside a chunk: what has been worked since the last one ended."""
         self._report(min(self._done + self._work.steps - self._work_before, self._limit))

@@ -1,4 +1,7 @@
-"""One evaluation on its way: attack after attack, chunk after chunk of the images that are right."""
+"""One evaluation on its way: attack after attack, chunk after chunk of the images that are right.
+
+After every chunk, and after every part of an ensemble attack, it stands at a point from which it can go on later.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.attacks.ensemble import run_parts
+from models.attacks.ensemble import Found, run_parts
 from models.attacks.noise import PerImageNoise, derive_seed
 from models.attacks.objectives import is_right
 from models.attacks.spec import ATTACKS, AttackParams, BoundedParams
 from models.attacks.victim import Tuning, Victim
 from models.data.images import ImageSet
 from models.evaluation_checks import AttackError, Strike, Tally, checked_sizes, inside
-from models.evaluation_evidence import AttackEvidence, PartEvidence
+from models.evaluation_evidence import AttackEvidence
 from models.evaluation_examples import NOT_BROKEN, Example, Examples
 from models.evaluation_health import examine, is_examined
 from models.evaluation_progress import Progress
 from models.evaluation_spec import EvaluationParams
+from models.evaluation_state import State
 from models.precision import resolve_precision
 from models.progress import Reporter, Stopped
+from models.resuming import Checkpoints
 
 _CHUNK_BYTES = 12 << 20  # pixels in the game at once: 1,024 CIFAR images; an attack keeps some ten tensors of that size
 
@@ -41,17 +46,39 @@ class Run:
         total: int,
         reporter: Reporter,
         device: torch.device,
+        checkpoints: Checkpoints | None,
     ) -> None:
+        """Goes on from where ``checkpoints`` say that an interrupted run stood; CheckpointError for another's."""
         self.ids = ids
         self.device = device
-        self.right = torch.zeros(len(images), dtype=torch.bool)
-        self.predictions = torch.zeros(len(images), dtype=torch.int64)
-        self.examples = Examples(params.examples, images=total, seed=params.seed)
+        self.state = State.new(len(images), Examples(params.examples, images=total, seed=params.seed))
         self._images = images
         self._params = params
         self._total = total
         self._reporter = reporter
         self._progress = Progress(reporter, params, images=len(images))
+        self._checkpoints = checkpoints
+        interrupted = checkpoints.interrupted() if checkpoints else None
+        if interrupted is not None:
+            self.state.restore(interrupted)
+        self._started = time.perf_counter() - self.state.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Since the evaluation began, without the time between its attempts."""
+        return time.perf_counter() - self._started
+
+    def save(self) -> None:
+        """Write a resume checkpoint of the last point to go on from, if there is one."""
+        if self._checkpoints is not None and self.state.pieces:
+            self.state.seconds = self.seconds
+            self._checkpoints.write(self.state.pieces, self.state.dump())
+
+    def _reached(self) -> None:
+        """A point to go on from."""
+        self.state.reached()
+        if self._checkpoints is not None and self._checkpoints.due(self.state.pieces):
+            self.save()
 
     def take_on(self, model: nn.Module, sources: Mapping[str, nn.Module]) -> None:
         """Make victims of the models, tuned for this device."""
@@ -69,34 +96,48 @@ class Run:
             )
 
         self.victim = victim(model, {name: victim(source, {}) for name, source in sources.items()})
+        self.victim.work = self.state.work
         for source in self.victim.sources.values():
             source.work = self.victim.work  # crafting counts
         self._progress.follow(self.victim.work)
 
     def clean(self) -> None:
         """Find out which images are right as they are."""
+        state = self.state
         self._progress.begin("clean", cost=Progress.CLEAN, images=len(self._images))
-        for index in self._chunks(torch.arange(len(self._images))):
-            self.predictions[index], self.right[index] = self._judge(*self._load(index))
+        self._progress.finish(state.judged)
+        for index in self._chunks(torch.arange(state.judged, len(self._images))):
+            state.predictions[index], state.right[index] = self._judge(*self._load(index))
+            state.judged += len(index)
             self._progress.finish(len(index))
+            self._reached()
 
     def attack(self, params: AttackParams) -> AttackEvidence:
-        """Attack the images that are right as they are."""
-        tally = Tally(len(self._images))
-        self._progress.begin(params.name, cost=params.cost, images=len(self._images))
-        self._progress.finish(len(self.right) - int(self.right.sum()))  # nothing to do for the others
-        for index in self._chunks(self.right.nonzero().squeeze(1)):
+        """Attack the images that are right as they are. To be called for each attack of the spec, in its order."""
+        number, state = self._params.attacks.index(params), self.state
+        if number == len(state.tallies):
+            state.tallies.append(Tally.of(len(self._images)))
+        tally = state.tallies[number]
+        self._begin_with_the_right(params.name, cost=params.cost, done=tally.attacked)
+        for index in self._chunks(self._right()[tally.attacked :]):
             self._attack_chunk(params, index, tally)
             self._progress.finish(len(index))
+            self._reached()
         return tally.evidence()
 
     def _attack_chunk(self, params: AttackParams, index: Tensor, tally: Tally) -> None:
         """A function of its own, so that its tensors are gone before those of the next chunk are made."""
         pixels, labels = self._load(index)
-        points, seconds, parts = self._attacked(params, index, pixels=pixels, labels=labels)
+        if ATTACKS[params.name].parts is None:
+            points, seconds = self._attacked(params, index, pixels=pixels, labels=labels)
+            found = None
+        else:
+            found = self._attacked_in_parts(params, index, pixels=pixels, labels=labels)
+            points, seconds = found.points, sum(part.seconds for part in found.parts)
         strike = self._strike(params, pixels=pixels, labels=labels, points=points)
-        tally.add(index, strike, seconds=seconds, parts=parts)
+        tally.add(index, strike, seconds=seconds, parts=found.parts if found else ())
         self._keep_examples(params, index, pixels=pixels, points=points, strike=strike)
+        self.state.found = None
 
     def curve(self, attacks: tuple[AttackEvidence, ...]) -> tuple[Tensor, ...]:
         """For each radius, growing, who is broken there, boolean (N,).
@@ -104,21 +145,26 @@ class Run:
         One pass: what broke in a smaller ball stays broken, since the larger holds it too, and a survivor goes on from
         where the smaller ball left it, if the attack can be continued (``Attack.warm_start``).
         """
-        radii = self._params.curve_points()
-        broken = [torch.zeros_like(self.right) for _ in radii]
-        for place, params in enumerate(radii):
-            for asked, seen in zip(self._params.attacks, attacks, strict=True):
-                if _nested(asked, params):
-                    broken[place] |= seen.broken
+        radii, state = self._params.curve_points(), self.state
         if not radii:
             return ()
-        cost = sum(params.cost for params in radii)
-        self._progress.begin("curve", cost=cost, images=len(self._images))
-        self._progress.finish(len(self.right) - int(self.right.sum()))
-        for index in self._chunks(self.right.nonzero().squeeze(1)):
-            self._curve_of(index, radii, broken)
+        if not state.curve:
+            state.curve = [self._broken_already(params, attacks) for params in radii]
+        self._begin_with_the_right("curve", cost=sum(params.cost for params in radii), done=state.curved)
+        for index in self._chunks(self._right()[state.curved :]):
+            self._curve_of(index, radii, state.curve)
+            state.curved += len(index)
             self._progress.finish(len(index))
-        return tuple(broken)
+            self._reached()
+        return tuple(state.curve)
+
+    def _broken_already(self, params: BoundedParams, attacks: tuple[AttackEvidence, ...]) -> Tensor:
+        """Whom the same kind of attack broke in a ball that this one's contains, boolean (N,)."""
+        broken = torch.zeros_like(self.state.right)
+        for asked, seen in zip(self._params.attacks, attacks, strict=True):
+            if _nested(asked, params):
+                broken |= seen.broken
+        return broken
 
     def _curve_of(self, index: Tensor, radii: list[BoundedParams], broken: list[Tensor]) -> None:
         """Fill in the rows ``index`` of ``broken``."""
@@ -130,22 +176,31 @@ class Run:
             standing = (~fallen).nonzero().squeeze(1)
             if params.eps > 0 and len(standing) and params not in self._params.attacks:
                 x, y, start = pixels[standing], labels[standing], None if reached is None else reached[standing]
-                points, _, _ = self._attacked(params, index[standing], pixels=x, labels=y, start=start)
+                points, _ = self._attacked(params, index[standing], pixels=x, labels=y, start=start)
                 fallen[standing] |= self._strike(params, pixels=x, labels=y, points=points).broken
                 reached = pixels.clone() if reached is None else reached
                 reached[standing] = points
             column[index] = fallen
 
+    def _right(self) -> Tensor:
+        """Positions of the images that are right as they are, which are to be attacked."""
+        return self.state.right.nonzero().squeeze(1)
+
+    def _begin_with_the_right(self, stage: str, *, cost: float, done: int) -> None:
+        """A stage that has nothing to do for the images that are wrong, nor for the first ``done`` of the others."""
+        self._progress.begin(stage, cost=cost, images=len(self._images))
+        self._progress.finish(len(self._images) - len(self._right()) + done)
+
     def health(self) -> dict[str, float]:
         """Counts from a small sample that tell whether the numbers can be believed."""
-        sample = (self.right & is_examined(self.ids, total=self._total, seed=self._params.seed)).nonzero().squeeze(1)
+        examined = is_examined(self.ids, total=self._total, seed=self._params.seed)
+        sample = (self.state.right & examined).nonzero().squeeze(1)
         pixels, labels = self._load(sample)
-        noise = PerImageNoise(self._seeds("health", sample))
-        return examine(self.victim, pixels, labels, params=self._params, noise=noise)
+        return examine(self.victim, pixels, labels, params=self._params, noise=self._noise("health", sample))
 
     def rounded_examples(self) -> tuple[Example, ...]:
         """The sample to be kept, with what rounding to 8 bits leaves of it."""
-        kept = self.examples.kept()
+        kept = self.state.examples.kept()
         if not kept:
             return ()
         points = torch.stack([example.adversarial for example in kept]).mul(255).round().div(255).to(self.device)
@@ -157,26 +212,30 @@ class Run:
 
     def _attacked(
         self, params: AttackParams, index: Tensor, *, pixels: Tensor, labels: Tensor, start: Tensor | None = None
-    ) -> tuple[Tensor, float, list[PartEvidence]]:
-        """Adversarial images, the seconds that they took, and who was broken by which part."""
+    ) -> tuple[Tensor, float]:
+        """Adversarial images, and the seconds that they took."""
         entry = ATTACKS[params.name]
-        noise = PerImageNoise(self._seeds(params.name, index))
-        parts: list[PartEvidence] = []
+        continued = {"start": start} if start is not None and entry.warm_start else {}
         began = time.perf_counter()
-        if entry.parts is not None:
-
-            def note(part: AttackParams, broken: Tensor, seconds: float) -> None:
-                parts.append(PartEvidence(part.name, broken.cpu(), seconds))
-
-            members = entry.parts(params, len(self._images.classes))
-            points = run_parts(self.victim, pixels, labels, members, noise=noise, on_part=note)
-        elif start is not None and entry.warm_start:
-            points = entry.run(self.victim, pixels, labels, params, noise=noise, start=start)
-        else:
-            points = entry.run(self.victim, pixels, labels, params, noise=noise)
+        points = entry.run(self.victim, pixels, labels, params, noise=self._noise(params.name, index), **continued)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return points, time.perf_counter() - began, parts
+        return points, time.perf_counter() - began
+
+    def _attacked_in_parts(self, params: AttackParams, index: Tensor, *, pixels: Tensor, labels: Tensor) -> Found:
+        """What an ensemble finds; of an interrupted run's last chunk the parts that were through are not repeated."""
+        entry, state = ATTACKS[params.name], self.state
+        assert entry.parts is not None
+        if state.found is None:
+            state.chunk_began = self.victim.work.steps
+            state.found = Found.before(self.victim, pixels, labels)
+        else:
+            state.found = state.found.to(self.device)
+            self._progress.go_on(since=state.chunk_began)
+        members = entry.parts(params, len(self._images.classes))
+        noise = self._noise(params.name, index)
+        run_parts(self.victim, pixels, labels, members, noise=noise, found=state.found, after_part=self._reached)
+        return state.found
 
     def _strike(self, params: AttackParams, *, pixels: Tensor, labels: Tensor, points: Tensor) -> Strike:
         sizes = checked_sizes(ATTACKS[params.name], params, pixels=pixels, points=points)
@@ -192,9 +251,9 @@ class Run:
         images = self._images.take(index)
         return images.pixels().to(self.device), images.labels.to(self.device)
 
-    def _seeds(self, name: str, index: Tensor) -> Tensor:
+    def _noise(self, name: str, index: Tensor) -> PerImageNoise:
         seeds = [derive_seed(self._params.seed, name, image) for image in self.ids[index].tolist()]
-        return torch.tensor(seeds, dtype=torch.int64)
+        return PerImageNoise(torch.tensor(seeds, dtype=torch.int64))
 
     def _watch(self) -> None:
         """Called by a victim before every batch."""
@@ -218,14 +277,14 @@ class Run:
         entry = ATTACKS[params.name]
         for row, image in enumerate(index.tolist()):
             rank = (1 if entry.minimum_norm else 0) if strike.broken[row] else NOT_BROKEN
-            if not self.examples.wants(rank, int(self.ids[image])):
+            if not self.state.examples.wants(rank, int(self.ids[image])):
                 continue
-            self.examples.offer(
+            self.state.examples.offer(
                 Example(
                     rank=rank,
                     index=int(self.ids[image]),
                     label=int(self._images.labels[image]),
-                    clean_prediction=int(self.predictions[image]),
+                    clean_prediction=int(self.state.predictions[image]),
                     adversarial_prediction=int(strike.predictions[row]),
                     attack=params.name,
                     linf=strike.linf[row].item(),

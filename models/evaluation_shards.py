@@ -15,6 +15,7 @@ from models.evaluation import measure
 from models.evaluation_evidence import Evidence
 from models.evaluation_spec import EvaluationParams
 from models.progress import Reporter
+from models.resuming import Checkpointing
 from models.specs import Spec
 
 MAX_SHARDS = 1000
@@ -61,8 +62,18 @@ def measure_shard(
     reporter: Reporter,
     device: torch.device | str,
     sources: Mapping[str, nn.Module] | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> Evidence:
     """:func:`models.evaluation.measure` on one shard of ``images``, which are all those of the evaluation."""
     ids, total = shard.positions(len(images)), len(images)
-    part = images.take(ids)
-    return measure(model, part, params, reporter=reporter, device=device, sources=sources, ids=ids, total=total)
+    return measure(
+        model,
+        images.take(ids),
+        params,
+        reporter=reporter,
+        device=device,
+        sources=sources,
+        ids=ids,
+        total=total,
+        checkpointing=checkpointing,
+    )

@@ -19,31 +19,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.average import Average
-from models.checkpoints import CheckpointError, load_state, save_state
 from models.device_memory import cuda_memory, peak_memory
 from models.distributed import agreed, average_gradients, mean, rank
 from models.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from models.progress import Moment, Reporter, Stopped
+from models.resuming import Checkpointing, Checkpoints, read_checkpoint
 from models.specs import OptimizerSpec, ScheduleSpec
 from models.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
-STATE_VERSION = 3
-
 
 class DivergedError(ArithmeticError):
     """The loss or its gradient is not finite any more; the message names the step."""
-
-
-@dataclass(frozen=True)
-class Checkpointing:
-    """Where and how often resume checkpoints are written: each in a file of its own, which the reporter takes over."""
-
-    workdir: Path
-    resume: Path | None = None
-    seconds: float = 30.0
-    steps: int | None = None
 
 
 @dataclass
@@ -111,20 +99,19 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
     """Run ``task`` to its end and answer its figures; the trained weights are in ``task.modules``.
 
     Raises :class:`Stopped` once a checkpoint is reported after the reporter asked to stop, :class:`DivergedError`,
-    and :class:`CheckpointError` for a resume checkpoint of another run. A checkpoint that the disk does not take is
-    logged and left out: the run goes on, and the one before stays valid. None is made of weights that are not finite.
+    and :class:`models.checkpoints.CheckpointError` for a resume checkpoint of another run. No checkpoint is made of
+    weights that are not finite.
     """
     task.modules.train()
     optimizer = build_optimizer(task.optimizer, task.modules.parameters())
-    done = Progress()
-    if checkpointing.resume is not None:
-        done = _restore(checkpointing.resume, task, optimizer)
+    checkpoints = Checkpoints(checkpointing, fingerprint=task.fingerprint, reporter=reporter)
+    interrupted = checkpoints.interrupted()
+    done = Progress() if interrupted is None else _restore(interrupted, task, optimizer)
     clock = _Clock(task, done)
-    saved_at = time.monotonic()
     second = done.step + 2
     while done.step < task.total:
         if agreed(reporter.should_stop):
-            _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
+            _save(task, optimizer, clock.read(), checkpoints)
             raise Stopped
         measured = done.step + 1 == second  # the first brings the libraries up
         began = _now() if measured else 0.0
@@ -137,10 +124,8 @@ def optimize(task: Task, reporter: Reporter, *, checkpointing: Checkpointing) ->
         reporter.progress(done.step, done.step if enough else task.total, unit="step", stage=task.stage)
         if enough:
             break
-        due = checkpointing.steps is not None and done.step % checkpointing.steps == 0
-        if (due or time.monotonic() - saved_at >= checkpointing.seconds) and done.step < task.total:
-            _save(task, optimizer, clock.read(), checkpointing=checkpointing, reporter=reporter)
-            saved_at = time.monotonic()
+        if checkpoints.due(done.step) and done.step < task.total:
+            _save(task, optimizer, clock.read(), checkpoints)
     if task.watch is not None and task.watch.weights is not None:
         task.watch.model.load_state_dict(task.watch.weights)
     return _figures(task, clock.read())
@@ -254,17 +239,10 @@ def _figures(task: Task, done: Progress) -> dict[str, Any]:
     }
 
 
-def _save(
-    task: Task, optimizer: Optimizer, done: Progress, *, checkpointing: Checkpointing, reporter: Reporter
-) -> None:
-    if rank() > 0:
-        return  # the first process's serves all
+def _save(task: Task, optimizer: Optimizer, done: Progress, checkpoints: Checkpoints) -> None:
     if not all(bool(weight.isfinite().all()) for weight in task.modules.parameters()):
         raise DivergedError(f"weights are not finite after step {done.step}; a lower learning rate may help")
-    path = checkpointing.workdir / f"resume-{done.step:09d}.pt"
-    state = {
-        "version": STATE_VERSION,
-        "fingerprint": task.fingerprint,
+    state: dict[str, Any] = {
         "kept": dict(task.kept),
         "progress": vars(done).copy(),
         "modules": task.modules.state_dict(),
@@ -274,31 +252,18 @@ def _save(
         state["average"] = task.average.state_dict()
     if task.watch is not None:
         state["best"] = task.watch.weights
-    try:
-        save_state(path, state)
-    except OSError as error:
-        log.warning("the checkpoint of step %d could not be written: %s", done.step, error)
-    else:
-        reporter.checkpoint(path, done.step)
+    checkpoints.write(done.step, state)
 
 
 def kept_by(path: Path | None, *, fingerprint: str) -> dict[str, Any]:
     """``Task.kept`` of the interrupted run whose resume checkpoint this is; of a new run, nothing.
 
-    Raises :class:`CheckpointError` for a checkpoint of another run.
+    Raises :class:`models.checkpoints.CheckpointError` for a checkpoint of another run.
     """
-    return {} if path is None else dict(_state(path, fingerprint=fingerprint)["kept"])
+    return {} if path is None else dict(read_checkpoint(path, fingerprint=fingerprint)["kept"])
 
 
-def _state(path: Path, *, fingerprint: str) -> dict[str, Any]:
-    state = load_state(path)
-    if state.get("version") != STATE_VERSION or state.get("fingerprint") != fingerprint:
-        raise CheckpointError(f"{path.name} was written by a run of another spec, data set or program version")
-    return state
-
-
-def _restore(path: Path, task: Task, optimizer: Optimizer) -> Progress:
-    state = _state(path, fingerprint=task.fingerprint)
+def _restore(state: Mapping[str, Any], task: Task, optimizer: Optimizer) -> Progress:
     task.modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
     if task.average is not None:

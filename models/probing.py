@@ -12,7 +12,7 @@ from torch.nn import functional
 from models.attacks.noise import derive_seed
 from models.data.images import Dataset, ImageSet, labelled, subset
 from models.data.loader import Augmentation, Loader
-from models.loop import Checkpointing, Task, kept_by, optimize
+from models.loop import Task, kept_by, optimize
 from models.measurement import accuracy_of, features_of
 from models.methods.spec import Augment, Learner, TrainingAttack
 from models.methods.supervised import accuracy, strike
@@ -22,9 +22,10 @@ from models.precision import exact_float32, pick_device, resolve_precision, trai
 from models.probe_spec import ProbeParams
 from models.progress import Moment, Reporter
 from models.randomness import generator_for
+from models.resuming import Checkpointing, fingerprint
 from models.specs import ModelCard
 from models.stopwatch import Stopwatch
-from models.training import Steps, TrainingOutcome, fingerprint
+from models.training import Steps, TrainingOutcome
 
 Loss = Callable[[Moment], tuple[Tensor, dict[str, Tensor]]]
 
@@ -53,7 +54,7 @@ def probe(
     loader = Loader(images, params.batch_size, seed=params.seed, device=device)
     augment = Augmentation(params.augmentation)
     learner = _learner(params, model, augment)
-    run = fingerprint(params, dataset)
+    run = fingerprint(params, dataset.sha256)
     kept = kept_by(resume, fingerprint=run)
     resolved = "float32" if learner is None else resolve_precision(params.precision, device)
     precision = kept.get("precision", resolved)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,15 @@ from models.average import Average
 from models.data.images import DataError, Dataset, ImageSet, labelled, stratified, subset
 from models.data.loader import Augmentation, Loader
 from models.distributed import agreed, alone, rank, synchronize
-from models.loop import Checkpointing, Task, Watch, kept_by, optimize
+from models.loop import Task, Watch, kept_by, optimize
 from models.measurement import accuracy_of, knn_accuracy
 from models.methods.spec import METHODS, Learner, Method
 from models.networks import ImageModel, IncompatibleModelError, build_model, copy_backbone
 from models.precision import Resolved, autocast, pick_device, resolve_precision, training_algorithms
 from models.progress import Moment, Reporter
 from models.randomness import generator_for, torch_seeded
-from models.specs import LabelledData, ModelCard, Spec, TrainingParams, held_out_size
+from models.resuming import Checkpointing, fingerprint
+from models.specs import LabelledData, ModelCard, TrainingParams, held_out_size
 from models.validation import PGD, Validation
 
 
@@ -63,7 +62,7 @@ def train(
     method = METHODS[params.method]
     base = base.to(device) if base is not None else None
     drawn = subset(dataset.train, params.dataset.subset, seed=params.dataset.seed)
-    run = fingerprint(params, dataset)
+    run = fingerprint(params, dataset.sha256)
     kept = kept_by(resume, fingerprint=run)
     images, held = _trained_on(drawn, method, params, base=base, device=device, kept=kept)
     augment = Augmentation(params.augmentation)
@@ -106,15 +105,6 @@ def train(
         with alone():
             result |= _measured(published, dataset, drawn, device=device, seed=params.seed)
     return TrainingOutcome(published.cpu().eval(), result)
-
-
-def fingerprint(params: Spec, dataset: Dataset) -> str:
-    """Identifies a run: its spec, which a job has written out, and its data.
-
-    Fields that the spec does not have are left out: a later program may know more of them.
-    """
-    spec = json.dumps(params.model_dump(mode="json", exclude_unset=True), sort_keys=True)
-    return hashlib.sha256(f"{spec}\n{dataset.sha256}".encode()).hexdigest()
 
 
 class Steps:

@@ -27,6 +27,7 @@ from models.precision import pick_device
 from models.probe_spec import ProbeParams
 from models.probing import probe
 from models.progress import Reporter
+from models.resuming import Checkpointing
 from models.training import TrainingOutcome, train
 from worker.crew import crew
 from worker.pictures import write_example
@@ -103,6 +104,7 @@ def _evaluate(task: Task, pipe: Pipe) -> None:
         model_name=task.models["model"]["reference"],
         dataset_info={"sha256": sha256},
         sources=task.sources(),
+        checkpointing=task.checkpointing,
     )
     _leave_evaluation(task.folder, evaluation, classes=images.classes)
 
@@ -110,7 +112,7 @@ def _evaluate(task: Task, pipe: Pipe) -> None:
 def _shard(task: Task, pipe: Pipe) -> None:
     params = ShardParams.model_validate(task.spec)
     images, _ = task.images(params.dataset, pipe)
-    evidence = _measure(task, pipe, params, images=images, shard=params.shard)
+    evidence = _measure(task, pipe, params, images=images, shard=params.shard, checkpointing=task.checkpointing)
     save_evidence(task.folder / "evidence.safetensors", evidence)
     _write_json(task.folder / "result.json", {"images": len(evidence), "seconds": evidence.seconds})
 
@@ -137,7 +139,15 @@ def _merge(task: Task, pipe: Pipe) -> None:
     _leave_evaluation(task.folder, evaluation, classes=images.classes)
 
 
-def _measure(task: Task, pipe: Pipe, params: EvaluationParams, *, images: ImageSet, shard: Shard) -> Evidence:
+def _measure(
+    task: Task,
+    pipe: Pipe,
+    params: EvaluationParams,
+    *,
+    images: ImageSet,
+    shard: Shard,
+    checkpointing: Checkpointing | None = None,
+) -> Evidence:
     return measure_shard(
         task.needed_model(),
         images,
@@ -146,6 +156,7 @@ def _measure(task: Task, pipe: Pipe, params: EvaluationParams, *, images: ImageS
         reporter=pipe,
         device=pick_device(task.device),
         sources=task.sources(),
+        checkpointing=checkpointing,
     )
 
 
@@ -160,6 +171,7 @@ def _evaluate_corruptions(task: Task, pipe: Pipe) -> None:
         device=pick_device(task.device),
         model_name=task.models["model"]["reference"],
         dataset_info={"sha256": sha256},
+        checkpointing=task.checkpointing,
     )
     _write_json(task.folder / "result.json", result)
 

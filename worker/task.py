@@ -13,6 +13,7 @@ from models.checkpoints import load_model
 from models.data import Dataset, ImageSet, load, subset
 from models.networks import ImageModel
 from models.progress import Reporter
+from models.resuming import Checkpointing
 from models.specs import EvaluationData, ModelCard
 
 
@@ -44,6 +45,11 @@ class Task:
     def devices(self) -> int:
         """How many processes, one a device, share the job's batches."""
         return int(self.spec.get("devices", 1))
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """Of an evaluation."""
+        return Checkpointing(self.folder, self.resume, seconds=self.checkpoint_seconds)
 
     def dataset(self, reporter: Reporter) -> Dataset:
         return load(self.spec["dataset"]["name"], root=self.data_root, upload=self.upload, progress=reporter.progress)

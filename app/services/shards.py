@@ -78,7 +78,7 @@ def _progress(children: Sequence[ChildState], total: int) -> dict[str, Any]:
 
 
 def _done(shard: ChildState, share: float) -> float:
-    """Steps of a shard that need not be done again; one that stopped half-way begins anew."""
+    """Steps of a shard; one that waits to go on from its checkpoint tells of them once it runs again."""
     if shard.status == "succeeded":
         return share
     return float(shard.progress["done"]) if shard.status == "running" and _attacks(shard) and shard.progress else 0.0

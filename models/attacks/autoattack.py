@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.ensemble import run_parts
+from models.attacks.ensemble import Found, run_parts
 from models.attacks.noise import Noise
 from models.attacks.spec import ATTACKS, Attack, AttackParams, BoundedParams
 from models.attacks.victim import Victim
@@ -51,9 +51,8 @@ def parts(params: AutoAttackParams, classes: int) -> tuple[AttackParams, ...]:
 def run(victim: Victim, images: Tensor, labels: Tensor, params: AutoAttackParams, *, noise: Noise) -> Tensor:
     """See :class:`models.attacks.spec.Attack`."""
     classes = victim.logits(images[:1]).shape[1]
-    return run_parts(
-        victim, images, labels, parts(params, classes), noise=noise, on_part=lambda params, broken, seconds: None
-    )
+    found = Found.before(victim, images, labels)
+    return run_parts(victim, images, labels, parts(params, classes), noise=noise, found=found)
 
 
 ATTACKS.add(

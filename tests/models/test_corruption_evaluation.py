@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -9,11 +10,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from models.attacks.noise import derive_seed
+from models.checkpoints import CheckpointError, load_state
 from models.corruption_evaluation import BrokenModelError, evaluate_corruptions
 from models.corruption_spec import CorruptionParams
 from models.corruptions.corrupt import corrupt
 from models.corruptions.spec import CORRUPTIONS
 from models.progress import Silent, Stopped
+from models.resuming import Checkpointing
 from models.statistics import wilson_interval
 
 COUNT = 90
@@ -26,9 +29,13 @@ class Watcher(Silent):
     def __init__(self, stop_after: int | None = None) -> None:
         self.stop_after = stop_after
         self.told: list[tuple[int, int, str, str]] = []
+        self.checkpoints: list[Path] = []
 
     def progress(self, done: int, total: int, *, unit: str, stage: str) -> None:
         self.told.append((done, total, unit, stage))
+
+    def checkpoint(self, path: Path, step: int) -> None:
+        self.checkpoints.append(path)
 
     def should_stop(self) -> bool:
         return self.stop_after is not None and self.told[-1][0] >= self.stop_after
@@ -38,7 +45,7 @@ def spec(**fields):
     return CorruptionParams.model_validate({"model": "victim@1", "dataset": {"name": "digits"}, **fields})
 
 
-def run(victim, params, *, reporter=None, model=None, count=COUNT):
+def run(victim, params, *, reporter=None, model=None, count=COUNT, checkpointing=None):
     images = victim.images.take(torch.arange(count))
     return evaluate_corruptions(
         model or victim.model,
@@ -47,6 +54,7 @@ def run(victim, params, *, reporter=None, model=None, count=COUNT):
         reporter=reporter or Silent(),
         device="cpu",
         dataset_info={"sha256": "ab"},
+        checkpointing=checkpointing,
     )
 
 
@@ -128,6 +136,33 @@ def test_it_stops_between_two_batches_when_asked(victim):
     with pytest.raises(Stopped):
         run(victim, spec(batch_size=20), reporter=watcher)
     assert watcher.told[-1][0] == COUNT + 40
+
+
+def test_one_that_was_interrupted_goes_on_after_the_severities_that_are_through(victim, three, tmp_path):
+    params = spec(corruptions=THREE, severities=[2, 5], seed=4)
+    keeper = Watcher()
+    run(victim, params, reporter=keeper, checkpointing=Checkpointing(tmp_path, steps=1))
+    assert len(keeper.checkpoints) == 1 + 2 * len(THREE)
+    for through, path in enumerate(keeper.checkpoints, start=1):
+        again = Watcher()
+        resumed = run(victim, params, reporter=again, checkpointing=Checkpointing(tmp_path / "again", path))
+        assert numbers(resumed) == numbers(three)
+        # Each image that is looked at is told in a batch; of what is through only the sum is.
+        assert len(again.told) == through + 2 * (1 + 2 * len(THREE) - through)
+        assert [told[0] for told in again.told] == sorted(told[0] for told in again.told)
+    with pytest.raises(CheckpointError, match="another spec"):
+        run(victim, params, count=COUNT - 1, checkpointing=Checkpointing(tmp_path, keeper.checkpoints[0]))
+
+
+def test_one_that_is_asked_to_stop_leaves_a_checkpoint_to_go_on_from(victim, three, tmp_path):
+    params = spec(corruptions=THREE, severities=[2, 5], seed=4)
+    watcher = Watcher(stop_after=2 * COUNT + 1)
+    with pytest.raises(Stopped):
+        run(victim, params, reporter=watcher, checkpointing=Checkpointing(tmp_path, seconds=1e6))
+    (path,) = watcher.checkpoints
+    resumed = run(victim, params, checkpointing=Checkpointing(tmp_path / "again", path))
+    assert numbers(resumed) == numbers(three)
+    assert resumed["seconds"] > load_state(path)["seconds"]
 
 
 def test_answers_that_are_no_predictions_end_the_evaluation_in_words(victim):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import load_state
-from models.loop import Checkpointing, DivergedError, Task, Watch, optimize
+from models.loop import DivergedError, Task, Watch, optimize
 from models.progress import Moment, Stopped
+from models.resuming import Checkpointing
 from models.specs import OptimizerSpec, ScheduleSpec
 from tests.models.recording import Recorder
 

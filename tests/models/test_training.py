@@ -20,8 +20,8 @@ from models.methods.pgd_at import PGDATParams
 from models.methods.spec import METHODS
 from models.networks import ImageModel, IncompatibleModelError, build_model
 from models.progress import Stopped
+from models.resuming import fingerprint
 from models.specs import ModelCard
-from models.training import fingerprint
 from tests.models.recording import Recorder
 from tests.models.small_trainings import SPECS, params, run
 
@@ -163,10 +163,10 @@ def test_a_later_program_with_more_fields_goes_on_with_a_run(digits: Dataset) ->
 
     spec = params("pgd-at")
     written_out = spec.model_dump(mode="json")
-    first = fingerprint(PGDATParams.model_validate(written_out), digits)
-    assert fingerprint(Later.model_validate(written_out), digits) == first
-    assert fingerprint(Later.model_validate({**written_out, "aardvark": 8}), digits) != first
-    assert fingerprint(PGDATParams.model_validate({**written_out, "epochs": 9}), digits) != first
+    first = fingerprint(PGDATParams.model_validate(written_out), digits.sha256)
+    assert fingerprint(Later.model_validate(written_out), digits.sha256) == first
+    assert fingerprint(Later.model_validate({**written_out, "aardvark": 8}), digits.sha256) != first
+    assert fingerprint(PGDATParams.model_validate({**written_out, "epochs": 9}), digits.sha256) != first
 
 
 def test_on_another_machine_a_run_goes_on_as_it_began(digits: Dataset, base: ImageModel, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torchattacks
 from torch import Tensor
 
 from models.attacks.autoattack import AutoAttackParams, parts, run
-from models.attacks.ensemble import run_parts
+from models.attacks.ensemble import Found, run_parts
 from models.attacks.noise import PerImageNoise
 from models.attacks.objectives import is_right
 from models.attacks.spec import ATTACKS, AttackParams
@@ -18,18 +20,20 @@ CHEAP = {"steps": 8, "targets": 3, "queries": 40}
 EPS = {"linf": 0.1, "l2": 0.5}
 
 
-class Log:
-    """What ``run_parts`` reports."""
+def run_all(victim: Victim, images: Tensor, labels: Tensor, members: Sequence[AttackParams]) -> Found:
+    """What the attacks find from the beginning."""
+    found = Found.before(victim, images, labels)
+    run_parts(victim, images, labels, members, noise=noise_of(len(images)), found=found)
+    return found
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.broken: list[Tensor] = []
-        self.seconds: list[float] = []
 
-    def __call__(self, params: AttackParams, broken: Tensor, seconds: float) -> None:
-        self.names.append(params.name)
-        self.broken.append(broken)
-        self.seconds.append(seconds)
+def names(found: Found) -> list[str]:
+    return [part.name for part in found.parts]
+
+
+def broken_by(found: Found) -> Tensor:
+    """Boolean (parts, N)."""
+    return torch.stack([part.broken for part in found.parts])
 
 
 def noise_of(count: int) -> PerImageNoise:
@@ -76,11 +80,12 @@ def test_a_bad_parameter_is_named(field):
 def test_each_part_attacks_what_those_before_it_left(victim, norm):
     images, labels = victim.right(60)
     params = AutoAttackParams(norm=norm, eps=EPS[norm], **CHEAP)
-    log = Log()
-    points = run_parts(Victim(victim.model), images, labels, parts(params, 10), noise=noise_of(60), on_part=log)
-    assert log.names == ["apgd-ce", "apgd-dlr-targeted", "fab-t", "square"]
-    assert torch.stack(log.broken).sum(dim=0).max() == 1, "an image is broken once"
-    broken = torch.stack(log.broken).any(dim=0)
+    found = run_all(Victim(victim.model), images, labels, parts(params, 10))
+    points = found.points
+    assert names(found) == ["apgd-ce", "apgd-dlr-targeted", "fab-t", "square"]
+    assert broken_by(found).sum(dim=0).max() == 1, "an image is broken once"
+    broken = broken_by(found).any(dim=0)
+    assert torch.equal(broken, ~found.standing)
     assert 5 < broken.sum() < 60
     assert torch.equal(~right(victim, points, labels), broken)
     assert torch.equal(run(Victim(victim.model), images, labels, params, noise=noise_of(60)), points)
@@ -88,7 +93,7 @@ def test_each_part_attacks_what_those_before_it_left(victim, norm):
     # The first part is the attack of that name on its own.
     first = parts(params, 10)[0]
     alone = ATTACKS["apgd-ce"].run(Victim(victim.model), images, labels, first, noise=noise_of(60).branch("apgd-ce"))
-    assert torch.equal(~right(victim, alone, labels), log.broken[0])
+    assert torch.equal(~right(victim, alone, labels), broken_by(found)[0])
 
 
 def test_it_breaks_at_least_what_torchattacks_breaks_with_its_white_box_parts(victim):
@@ -111,14 +116,13 @@ def test_it_breaks_at_least_what_torchattacks_breaks_with_its_white_box_parts(vi
 def test_what_it_breaks_on_fast_gradients_is_wrong_for_the_model_inside_the_ball(victim, norm):
     images, labels = victim.right(50)
     fast = Victim(victim.model, tuning=Tuning(folded=True, precision="bfloat16"), batch_size=16)
-    log = Log()
-    members = parts(AutoAttackParams(norm=norm, eps=EPS[norm], **CHEAP), 10)
-    points = run_parts(fast, images, labels, members, noise=noise_of(50), on_part=log)
+    found = run_all(fast, images, labels, parts(AutoAttackParams(norm=norm, eps=EPS[norm], **CHEAP), 10))
+    points = found.points
     assert points.min() >= 0 and points.max() <= 1
     delta = (points - images).double().flatten(1)
     sizes = delta.abs().amax(dim=1) if norm == "linf" else delta.square().sum(dim=1).sqrt()
     assert sizes.max() <= EPS[norm] * (1 + 1e-6) + 1e-6
-    assert torch.equal(~right(victim, points, labels), torch.stack(log.broken).any(dim=0))
+    assert torch.equal(~right(victim, points, labels), broken_by(found).any(dim=0))
 
 
 def test_a_minimum_norm_part_counts_only_inside_the_ball(victim):
@@ -127,23 +131,22 @@ def test_a_minimum_norm_part_counts_only_inside_the_ball(victim):
     found = ATTACKS["fab-t"].run(Victim(victim.model), images, labels, params, noise=noise_of(40).branch("fab-t"))
     outside = ~right(victim, found, labels) & ((found - images).abs().flatten(1).amax(dim=1) > 0.101)
     assert outside.any(), "some boundaries must lie farther away than the ball reaches"
-    log = Log()
-    points = run_parts(Victim(victim.model), images, labels, [params], noise=noise_of(40), on_part=log)
-    assert not log.broken[0][outside].any() and torch.equal(points[outside], images[outside])
-    assert log.broken[0].any()
+    counted = run_all(Victim(victim.model), images, labels, [params])
+    (broken,) = broken_by(counted)
+    assert not broken[outside].any() and torch.equal(counted.points[outside], images[outside])
+    assert broken.any()
 
 
 def test_images_that_are_wrong_already_are_nobodys_success(victim):
     images, labels = victim.right(12)
     labels = labels.clone()
     labels[:5] = (labels[:5] + 1) % 10
-    log, attacked = Log(), Victim(victim.model)
+    attacked = Victim(victim.model)
     members = parts(AutoAttackParams(eps=0.0, **CHEAP), 10)[:2]
-    points = run_parts(attacked, images, labels, members, noise=noise_of(12), on_part=log)
-    assert torch.equal(points, images) and not torch.stack(log.broken).any()
-    log = Log()
-    run_parts(attacked, images[:5], labels[:5], members, noise=noise_of(5), on_part=log)
-    assert log.names == ["apgd-ce", "apgd-dlr-targeted"], "a part with nothing to do is reported all the same"
+    found = run_all(attacked, images, labels, members)
+    assert torch.equal(found.points, images) and not broken_by(found).any()
+    nothing_to_do = run_all(attacked, images[:5], labels[:5], members)
+    assert names(nothing_to_do) == ["apgd-ce", "apgd-dlr-targeted"], "such a part is reported all the same"
 
 
 def test_verdicts_do_not_depend_on_the_chunk(victim):

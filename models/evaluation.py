@@ -92,7 +92,7 @@ def measure(
     ids = torch.arange(len(images)) if ids is None else ids
     checkpoints = None
     if checkpointing is not None:
-        run_id = fingerprint(params, f"{images.digest()} {ids.tolist()}")
+        run_id = fingerprint(params, f"{ids.tolist()} {images.labels.tolist()}")  # pixels depend on who decodes them
         checkpoints = Checkpoints(checkpointing, fingerprint=run_id, reporter=reporter)
     run = Run(
         images,

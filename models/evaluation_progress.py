@@ -24,8 +24,10 @@ class Progress:
 
     CLEAN = FORWARD_COST
 
-    def __init__(self, reporter: Reporter, params: EvaluationParams, *, images: int) -> None:
+    def __init__(self, reporter: Reporter, params: EvaluationParams, *, images: int, resumed: bool) -> None:
+        """One that is ``resumed`` reports nothing until it works, so that what is skipped is not taken for speed."""
         self._reporter = reporter
+        self._skips = resumed
         self._total = total_steps(params, images=images)
         self._done = 0.0
         self._limit = 0.0
@@ -51,6 +53,7 @@ class Progress:
 
     def tick(self) -> None:
         """Somewhere inside a chunk: what has been worked since the last one ended."""
+        self._skips = False
         self._report(min(self._done + self._work.steps - self._work_before, self._limit))
 
     def finish(self, images: int) -> None:
@@ -60,4 +63,6 @@ class Progress:
         self._report(self._done)
 
     def _report(self, done: float) -> None:
+        if self._skips:
+            return
         self._reporter.progress(min(round(done), self._total), self._total, unit=UNIT, stage=self._stage)

@@ -56,9 +56,9 @@ class Run:
         self._params = params
         self._total = total
         self._reporter = reporter
-        self._progress = Progress(reporter, params, images=len(images))
         self._checkpoints = checkpoints
         interrupted = checkpoints.interrupted() if checkpoints else None
+        self._progress = Progress(reporter, params, images=len(images), resumed=interrupted is not None)
         if interrupted is not None:
             self.state.restore(interrupted)
         self._started = time.perf_counter() - self.state.seconds
@@ -82,8 +82,9 @@ class Run:
 
     def take_on(self, model: nn.Module, sources: Mapping[str, nn.Module]) -> None:
         """Make victims of the models, tuned for this device."""
-        precision = resolve_precision(self._params.precision, self.device)
-        tuning = Tuning(folded=True, precision=precision, compiled=self._params.compile)
+        # Also where a machine goes on that would choose otherwise.
+        self.state.precision = self.state.precision or resolve_precision(self._params.precision, self.device)
+        tuning = Tuning(folded=True, precision=self.state.precision, compiled=self._params.compile)
 
         def victim(model: nn.Module, sources: Mapping[str, Victim]) -> Victim:
             return Victim(
@@ -167,9 +168,10 @@ class Run:
         return broken
 
     def _curve_of(self, index: Tensor, radii: list[BoundedParams], broken: list[Tensor]) -> None:
-        """Fill in the rows ``index`` of ``broken``."""
+        """Fill in the rows ``index`` of ``broken``, all at once: a stop in between leaves them as they were."""
         reached: Tensor | None = None
         fallen = torch.zeros(len(index), dtype=torch.bool)
+        fallen_at: list[Tensor] = []
         pixels, labels = self._load(index)
         for params, column in zip(radii, broken, strict=True):
             fallen |= column[index]
@@ -180,7 +182,9 @@ class Run:
                 fallen[standing] |= self._strike(params, pixels=x, labels=y, points=points).broken
                 reached = pixels.clone() if reached is None else reached
                 reached[standing] = points
-            column[index] = fallen
+            fallen_at.append(fallen.clone())
+        for column, rows in zip(broken, fallen_at, strict=True):
+            column[index] = rows
 
     def _right(self) -> Tensor:
         """Positions of the images that are right as they are, which are to be attacked."""

@@ -13,22 +13,25 @@ from models.attacks.ensemble import Found, PartEvidence
 from models.attacks.victim import Work
 from models.evaluation_checks import Tally
 from models.evaluation_examples import Example, Examples
+from models.precision import Resolved
 
 
 @dataclass
 class State:
     """N images of one evaluation, on the CPU but for ``found``.
 
-    ``right``, ``predictions``: without an attack, of the first ``judged`` images. ``tallies``: of the attacks that have
-    begun. ``found``: what an ensemble has found in the chunk that it is at; that chunk began when ``work`` stood at
-    ``chunk_began`` steps. ``curve``: see :class:`models.evaluation_evidence.Evidence`, for the first ``curved`` of the
-    images to be attacked. ``pieces``: how many points to go on from have been reached; ``work_until``:
-    what was worked until the last of them, since the rest is done again. ``seconds``: of all attempts.
+    ``precision``: of gradients; None until it is known. ``right``, ``predictions``: without an attack, of the first
+    ``judged`` images. ``tallies``: of the attacks that have begun. ``found``: what an ensemble has found in the chunk
+    that it is at; that chunk began when ``work`` stood at ``chunk_began`` steps. ``curve``: see
+    :class:`models.evaluation_evidence.Evidence`, for the first ``curved`` of the images to be attacked. ``pieces``: how
+    many points to go on from have been reached; ``work_until``: what was worked until the last of them, since the rest
+    is done again. ``seconds``: of all attempts.
     """
 
     right: Tensor
     predictions: Tensor
     examples: Examples
+    precision: Resolved | None = None
     judged: int = 0
     tallies: list[Tally] = field(default_factory=list)
     found: Found | None = None
@@ -74,7 +77,7 @@ class State:
         self.work_until = replace(self.work)
 
 
-_PLAIN = ("right", "predictions", "judged", "chunk_began", "curve", "curved", "pieces", "seconds")
+_PLAIN = ("precision", "right", "predictions", "judged", "chunk_began", "curve", "curved", "pieces", "seconds")
 
 
 def _parts(dumped: Mapping[str, Any]) -> list[PartEvidence]:

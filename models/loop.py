@@ -240,7 +240,7 @@ def _figures(task: Task, done: Progress) -> dict[str, Any]:
 
 
 def _save(task: Task, optimizer: Optimizer, done: Progress, checkpoints: Checkpoints) -> None:
-    if not all(bool(weight.isfinite().all()) for weight in task.modules.parameters()):
+    if rank() == 0 and not all(bool(weight.isfinite().all()) for weight in task.modules.parameters()):
         raise DivergedError(f"weights are not finite after step {done.step}; a lower learning rate may help")
     state: dict[str, Any] = {
         "kept": dict(task.kept),

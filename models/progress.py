@@ -36,7 +36,7 @@ class Reporter(Protocol):
         """One point of each named series at ``step``; values are finite."""
 
     def checkpoint(self, path: Path, step: int) -> None:
-        """``path`` holds a complete resume checkpoint written after ``step`` steps; the caller takes it over."""
+        """``path`` holds a complete resume checkpoint, later than those of lower ``step``; the caller takes it over."""
 
     def should_stop(self) -> bool:
         """True once the caller wants the computation to save a checkpoint and raise :class:`Stopped`."""

@@ -18,7 +18,7 @@ from models.specs import Spec
 
 log = logging.getLogger(__name__)
 
-STATE_VERSION = 3
+STATE_VERSION = 3  # of everything that any run puts into its state; another one's is refused
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Checkpoints:
         self._options = options
         self._fingerprint = fingerprint
         self._reporter = reporter
+        self._written: int | None = None
         self._written_at = time.monotonic()
 
     def interrupted(self) -> dict[str, Any] | None:
@@ -56,17 +57,20 @@ class Checkpoints:
         return counted or time.monotonic() - self._written_at >= self._options.seconds
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write one and report it. What the disk does not take is logged and left out: the one before stays valid."""
+        """Write one and report it, unless it is there already.
+
+        What the disk does not take is logged and left out: the one before stays valid.
+        """
+        if rank() == 0 and step != self._written:  # the first process's serves all
+            path = self._options.workdir / f"resume-{step:09d}.pt"
+            try:
+                save_state(path, {"version": STATE_VERSION, "fingerprint": self._fingerprint, **state})
+            except OSError as error:
+                log.warning("the checkpoint of step %d could not be written: %s", step, error)
+            else:
+                self._written = step
+                self._reporter.checkpoint(path, step)
         self._written_at = time.monotonic()
-        if rank() > 0:
-            return  # the first process's serves all
-        path = self._options.workdir / f"resume-{step:09d}.pt"
-        try:
-            save_state(path, {"version": STATE_VERSION, "fingerprint": self._fingerprint, **state})
-        except OSError as error:
-            log.warning("the checkpoint of step %d could not be written: %s", step, error)
-        else:
-            self._reporter.checkpoint(path, step)
 
 
 def read_checkpoint(path: Path, *, fingerprint: str) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def read_checkpoint(path: Path, *, fingerprint: str) -> dict[str, Any]:
 
 
 def fingerprint(params: Spec, data: str) -> str:
-    """Identifies a run: its spec, which a job has written out, and its ``data``, by a hash of them.
+    """Identifies a run: its spec, which a job has written out, and ``data``, which tells its data from others.
 
     Fields that the spec does not have are left out: a later program may know more of them.
     """

@@ -15,7 +15,7 @@ from app.settings import DEVICE_ADVICE, MIB
 from models.precision import pick_device
 
 SCARCE, TOO_LITTLE = 2048 * MIB, 256 * MIB
-"""Free bytes: a training's checkpoints and a data set fit below the first seldom, below the second never."""
+"""Free bytes: a job's checkpoints and a data set fit below the first seldom, below the second never."""
 
 
 def home(site: Site) -> Iterator[Finding]:

@@ -50,12 +50,6 @@ class ImageSet:
         """The images at the positions ``index`` (M,), in its order."""
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
-    def digest(self) -> str:
-        """SHA-256, in hex, of the pixels and the labels in their order."""
-        digest = hashlib.sha256(self.images.contiguous().numpy().data)
-        digest.update(self.labels.contiguous().numpy().data)
-        return digest.hexdigest()
-
     def pixels(self) -> Tensor:
         """Float32 images in [0, 1], shape (N, C, H, W)."""
         return self.images.float() / 255

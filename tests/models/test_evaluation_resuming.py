@@ -132,7 +132,7 @@ def test_wherever_it_is_asked_to_stop_it_leaves_a_checkpoint_to_go_on_from(
     params, complete = asked(), Stopper()
     whole = measure(victim.model, images, params, reporter=complete, device="cpu")
     for number in [
-        number for stage in ("pgd", "autoattack", "deepfool", "curve") for number in complete.times(stage, 5)
+        number for stage in ("pgd", "autoattack", "deepfool", "curve") for number in complete.times(stage, 3)
     ]:
         stopping = Stopper(number)
         with pytest.raises(Stopped):
